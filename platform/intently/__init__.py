@@ -1,0 +1,1 @@
+"""intently: from lifelong behaviour to recommendations with reasons."""

@@ -1,0 +1,1 @@
+"""Floor 1, behaviours: source adapters, the marketplace simulator, splits, reliable extraction, compression, chunking."""

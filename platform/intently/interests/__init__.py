@@ -1,0 +1,1 @@
+"""Floor 2, why: user interests, tags and explanations, written by language models and checked."""

@@ -1,0 +1,157 @@
+"""The tasks that language models do here: what each is asked, and the JSON that it must answer with.
+
+A task is a Jinja template (`prompts/<task>.jinja`, a system and a user message) and a pydantic model of the answer. The
+model's JSON Schema goes to the engine (guided decoding), and the answer is parsed with the same model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import jinja2
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from intently.llm.contract import Message
+
+SEPARATOR = "\n===\n"
+
+
+class AnswerError(ValueError):
+    """A model's answer is not JSON or breaks the task's schema; the message says how."""
+
+
+class Answer(BaseModel):
+    """Base of the answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InterestDraft(Answer):
+    """One interest, as a model wrote it (RecGPT, user interest mining)."""
+
+    interest: str = Field(min_length=3, max_length=60)
+    stage: Literal["emerging", "active", "fading"]
+    reason: str = Field(min_length=3, max_length=160)
+
+
+class UserInterests(Answer):
+    """Answer of the task `user_interests`."""
+
+    interests: list[InterestDraft] = Field(min_length=1, max_length=16)
+
+
+class TagDraft(Answer):
+    """One item tag, as a model wrote it (RecGPT, item tag prediction)."""
+
+    tag: str = Field(min_length=3, max_length=60)
+    interest: str = Field(min_length=3, max_length=60)
+    reason: str = Field(min_length=3, max_length=120)
+
+
+class ItemTags(Answer):
+    """Answer of the task `item_tags`."""
+
+    tags: list[TagDraft] = Field(min_length=1, max_length=60)
+
+
+class ExplanationText(Answer):
+    """Answer of the task `explanation`."""
+
+    explanation: str = Field(min_length=10, max_length=200)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question with a form.
+
+    Attributes:
+        name: also the template's file name.
+        answer: the pydantic model of the answer.
+        fields: what the template needs, name → meaning.
+    """
+
+    name: str
+    answer: type[Answer]
+    fields: dict[str, str]
+
+    @property
+    def json_schema(self) -> str:
+        """JSON Schema of the answer, as a JSON string."""
+        return _json_schema(self.answer)
+
+    def render(self, **fields: object) -> tuple[Message, ...]:
+        """The chat that asks this task's question.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        if set(fields) != set(self.fields):
+            raise TypeError(f"task {self.name} takes {sorted(self.fields)}, got {sorted(fields)}")
+        text = _environment().get_template(f"{self.name}.jinja").render(**fields)
+        system, _, user = text.partition(SEPARATOR)
+        return ({"role": "system", "content": system.strip()}, {"role": "user", "content": user.strip()})
+
+    def parse(self, text: str) -> Answer:
+        """A model's answer → the task's answer.
+
+        Raises:
+            AnswerError: it is not JSON, or breaks the schema.
+        """
+        try:
+            return self.answer.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise AnswerError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "user_interests",
+            UserInterests,
+            {
+                "behaviours": "Chunk.text: compressed behaviours, one line a group",
+                "previous": "interests read from the chunk before, as strings; may be empty",
+            },
+        ),
+        Task(
+            "item_tags",
+            ItemTags,
+            {
+                "interests": "the user's interests, each with .interest and .stage",
+                "recent": "titles touched in the last month, which tags must not repeat; may be empty",
+                "season": "spring, summer, autumn or winter",
+                "num_tags": "how many tags are wanted",
+            },
+        ),
+        Task(
+            "explanation",
+            ExplanationText,
+            {
+                "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
+                "interest": "the interest that the item serves, or None for a reason that fits anybody",
+            },
+        ),
+    )
+}
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("intently.llm", "prompts"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _json_schema(answer: type[Answer]) -> str:
+    return json.dumps(answer.model_json_schema(), sort_keys=True)

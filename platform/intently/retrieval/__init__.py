@@ -1,0 +1,1 @@
+"""Floor 2, finding: three towers, fusion, the index, the retriever."""

@@ -1,0 +1,1 @@
+"""Floor 1, Ray: the session, mapping over parts, the Train harness, sweeps."""
