@@ -1,0 +1,102 @@
+"""Map a worker over the parts of an artifact: an actor pool on Ray Data, one part at a time an actor, no shuffle.
+
+The worker reads its part and writes its part, so that a killed run starts again with `Stage.pending(parts)` and only small
+summaries travel. What is expensive to set up (an engine, an encoder) is built once in the worker's constructor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import ray
+import ray.data
+
+from intently.core.config import Resources
+from intently.core.errors import IntentlyError
+from intently.runtime.session import ray_session
+
+Summary = dict[str, int | float]
+
+
+class PartWorker(Protocol):
+    """What `map_parts` builds in each actor."""
+
+    def __call__(self, part: str) -> Summary:
+        """Do one part; return figures about it, the same keys for every part."""
+
+
+class _Actor:
+    def __init__(self, worker: type[PartWorker], arguments: Mapping[str, Any]) -> None:
+        self.worker = worker(**arguments)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"part": row["part"], **self.worker(row["part"])}
+
+
+def map_parts(
+    worker: type[PartWorker],
+    arguments: Mapping[str, Any],
+    parts: Sequence[str],
+    resources: Resources,
+    label: str,
+    env_vars: Mapping[str, str] | None = None,
+) -> list[Summary]:
+    """Run `worker(**arguments)(part)` for every part and print progress.
+
+    Args:
+        worker: picklable class; built once an actor.
+        arguments: keyword arguments of its constructor, picklable.
+        parts: part names; none of them means nothing to do, and no actor is started.
+        resources: what one actor needs and how many run side by side.
+        label: what the progress lines are headed with.
+        env_vars: environment of the actors' processes, set before they start.
+    Returns:
+        One summary a part, in the order in which they were finished.
+    Raises:
+        IntentlyError: as raised in the worker.
+    """
+    if not parts:
+        return []
+    with ray_session():
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map(
+            _Actor,
+            fn_constructor_kwargs={"worker": worker, "arguments": dict(arguments)},
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(resources.num_workers, len(parts))),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            memory=resources.memory_gb * 2**30 or None,
+            resources=resources.custom or None,
+            runtime_env={"env_vars": dict(env_vars or {})},
+        )
+        return _collect(rows, len(parts), label)
+
+
+def _collect(rows: ray.data.Dataset, num_parts: int, label: str) -> list[Summary]:
+    start = time.monotonic()
+    summaries: list[Summary] = []
+    try:
+        for row in rows.iter_rows():
+            part = row.pop("part")
+            summaries.append(row)
+            figures = ", ".join(f"{key} {value:g}" for key, value in row.items())
+            print(f"{label}: {len(summaries)}/{num_parts} {part}, {time.monotonic() - start:.1f} s; {figures}", flush=True)
+    except ray.exceptions.RayError as error:
+        cause = _own_cause(error)
+        if cause is None:
+            raise
+        raise cause from error
+    return summaries
+
+
+def _own_cause(error: BaseException | None) -> IntentlyError | None:
+    """The IntentlyError inside Ray's wrapping, if there is one."""
+    while error is not None:
+        if isinstance(error, IntentlyError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
