@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from intently.core.config import Resources
+from intently.core.config import Config, Resources
 from intently.core.errors import SchemaError
 from intently.core.schema import USER
 from intently.core.workspace import Stage, Workspace, open_stage
-from intently.core.config import Config
 from intently.runtime.mapping import map_parts
 
 pytestmark = pytest.mark.usefixtures("ray_session")

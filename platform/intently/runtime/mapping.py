@@ -6,11 +6,11 @@ summaries travel. What is expensive to set up (an engine, an encoder) is built o
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import ray
 import ray.data
 
 from intently.core.config import Resources
@@ -32,7 +32,11 @@ class _Actor:
         self.worker = worker(**arguments)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"part": row["part"], **self.worker(row["part"])}
+        # Ray drops the cause of an exception on its way to the driver, so ours travels as data.
+        try:
+            return {"part": row["part"], "error": b"", **self.worker(row["part"])}
+        except IntentlyError as error:
+            return {"part": row["part"], "error": pickle.dumps(error)}
 
 
 def map_parts(
@@ -79,24 +83,11 @@ def map_parts(
 def _collect(rows: ray.data.Dataset, num_parts: int, label: str) -> list[Summary]:
     start = time.monotonic()
     summaries: list[Summary] = []
-    try:
-        for row in rows.iter_rows():
-            part = row.pop("part")
-            summaries.append(row)
-            figures = ", ".join(f"{key} {value:g}" for key, value in row.items())
-            print(f"{label}: {len(summaries)}/{num_parts} {part}, {time.monotonic() - start:.1f} s; {figures}", flush=True)
-    except ray.exceptions.RayError as error:
-        cause = _own_cause(error)
-        if cause is None:
-            raise
-        raise cause from error
+    for row in rows.iter_rows():
+        part, error = row.pop("part"), row.pop("error")
+        if error:
+            raise pickle.loads(error)
+        summaries.append(row)
+        figures = ", ".join(f"{key} {value:g}" for key, value in row.items())
+        print(f"{label}: {len(summaries)}/{num_parts} {part}, {time.monotonic() - start:.1f} s; {figures}", flush=True)
     return summaries
-
-
-def _own_cause(error: BaseException | None) -> IntentlyError | None:
-    """The IntentlyError inside Ray's wrapping, if there is one."""
-    while error is not None:
-        if isinstance(error, IntentlyError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
