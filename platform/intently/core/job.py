@@ -55,6 +55,17 @@ class Job:
         inputs = {read: workspace.artifact(read).version for read in self.reads}
         return open_stage(workspace, name, self.writes[name], inputs | self._sources(config), config)
 
+    def execute(self, config: Config, workspace: Workspace) -> Artifact:
+        """Run, unless everything that it would write stands already; then later stages read what stands.
+
+        Raises:
+            MissingArtifactError: an input does not stand.
+        """
+        stages = [self.stage(workspace, name, config) for name in self.writes]
+        if stages and all(stage.finished for stage in stages):
+            return [stage.reuse() for stage in stages][0]
+        return self.run(config, workspace)
+
     def plan(self, workspace: Workspace, config: Config, versions: Mapping[str, str]) -> list[Planned]:
         """What a run would write, given the versions (name → version) of its inputs, without running anything."""
         inputs = {read: versions[read] for read in self.reads} | self._sources(config)
@@ -66,28 +77,6 @@ class Job:
 
     def _sources(self, config: Config) -> dict[str, str]:
         return {"(source)": self.fingerprint(config)} if self.fingerprint else {}
-
-
-def launch(job: Job, doc: str | None, arguments: Sequence[str] | None = None) -> None:
-    """The command line of a job: --config, --workspace, --set, --dry-run."""
-    parser = argparse.ArgumentParser(prog=f"jobs/{job.name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", help="YAML file; defaults hold without one")
-    parser.add_argument("--workspace", default="workspace", help="folder or object-store URI of the tables (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one setting, a.b=c; repeatable")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config, the inputs and the outputs; do nothing")
-    options = parser.parse_args(arguments)
-    try:
-        config = job.config.load(options.config, options.set)
-        workspace = Workspace.open(options.workspace)
-        if options.dry_run:
-            print(describe(job, config, workspace))
-            return
-        start = time.monotonic()
-        artifact = job.run(config, workspace)
-    except IntentlyError as error:
-        sys.exit(f"{job.name}: {type(error).__name__}: {error}")
-    manifest = artifact.manifest
-    print(f"{job.name}: {artifact}, {manifest.rows} rows, {manifest.rejects} rejects, {time.monotonic() - start:.1f} s")
 
 
 def describe(job: Job, config: Config, workspace: Workspace) -> str:
@@ -105,3 +94,37 @@ def describe(job: Job, config: Config, workspace: Workspace) -> str:
         planned = job.plan(workspace, config, known)
         lines += [f"  {p.name}@{p.version}: {'stands' if p.stands else 'to be written'}" for p in planned]
     return "\n".join(lines)
+
+
+def launch(
+    job: Job,
+    doc: str | None,
+    arguments: Sequence[str] | None = None,
+    describe: Callable[[Job, Any, Workspace], str] = describe,
+) -> None:
+    """The command line of a job: --config, --workspace, --set, --dry-run.
+
+    Args:
+        job: what to run.
+        doc: the script's docstring, shown by --help.
+        arguments: the command line without the program; None takes the process's own.
+        describe: what --dry-run prints.
+    """
+    parser = argparse.ArgumentParser(prog=f"jobs/{job.name}.py", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="YAML file; defaults hold without one")
+    parser.add_argument("--workspace", default="workspace", help="folder or object-store URI of the tables (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one setting, a.b=c; repeatable")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config, the inputs and the outputs; do nothing")
+    options = parser.parse_args(arguments)
+    try:
+        config = job.config.load(options.config, options.set)
+        workspace = Workspace.open(options.workspace)
+        if options.dry_run:
+            print(describe(job, config, workspace))
+            return
+        start = time.monotonic()
+        artifact = job.execute(config, workspace)
+    except IntentlyError as error:
+        sys.exit(f"{job.name}: {type(error).__name__}: {error}")
+    manifest = artifact.manifest
+    print(f"{job.name}: {artifact}, {manifest.rows} rows, {manifest.rejects} rejects, {time.monotonic() - start:.1f} s")
