@@ -92,6 +92,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("config", str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", str(path), f"is not UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError("config", str(path), f"is not YAML: {error}") from error
     if values is None:
@@ -111,4 +113,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(path, text, f"{parent} is a value, not a section")
         values = child
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(path, text, f"is not YAML: {' '.join(str(error).split())}") from error

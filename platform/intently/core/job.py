@@ -63,7 +63,8 @@ class Job:
         """
         stages = [self.stage(workspace, name, config) for name in self.writes]
         if stages and all(stage.finished for stage in stages):
-            return [stage.reuse() for stage in stages][0]
+            first, *_ = [stage.reuse() for stage in stages]
+            return first
         return self.run(config, workspace)
 
     def plan(self, workspace: Workspace, config: Config, versions: Mapping[str, str]) -> list[Planned]:

@@ -82,7 +82,11 @@ class Table:
         unknown = sorted({key for row in rows for key in row} - names)
         if unknown:
             raise SchemaError(f"table {self.name}: unknown column(s) {unknown}; it has {sorted(names)}")
-        return self.check(pa.Table.from_pylist(rows, schema=self.schema))
+        try:
+            table = pa.Table.from_pylist(rows, schema=self.schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SchemaError(f"table {self.name}: rows cannot become its columns: {error}") from error
+        return self.check(table)
 
     def check(self, table: pa.Table) -> pa.Table:
         """The same rows in the contract's column order and types.

@@ -8,6 +8,7 @@ names the version that later stages read. Root is a local folder or a URI of an 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intently.core.config import Config
 from intently.core.errors import MissingArtifactError, WorkspaceError
@@ -115,7 +116,10 @@ class Workspace:
     def list_files(self, folder: str) -> list[str]:
         """Names of the files directly inside a folder, sorted; none if it is not there."""
         selector = fs.FileSelector(folder, allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
+        try:
+            infos = self.filesystem.get_file_info(selector)
+        except OSError as error:
+            raise WorkspaceError(f"{folder}: cannot be listed: {error}") from error
         return sorted(info.base_name for info in infos if info.type == fs.FileType.File)
 
     def read_bytes(self, path: str) -> bytes:
@@ -143,6 +147,8 @@ class Workspace:
                 write(stream)
             self.filesystem.move(unfinished, path)
         except OSError as error:
+            with contextlib.suppress(OSError):  # the half-written file only takes room; the error that matters is the first
+                self.filesystem.delete_file(unfinished)
             raise WorkspaceError(f"{path}: cannot be written: {error}") from error
 
 
@@ -160,7 +166,11 @@ class Artifact:
     @property
     def manifest(self) -> Manifest:
         """The record that was written last."""
-        return Manifest.model_validate_json(self.workspace.read_bytes(self._path(MANIFEST)))
+        path = self._path(MANIFEST)
+        try:
+            return Manifest.model_validate_json(self.workspace.read_bytes(path))
+        except ValidationError as error:
+            raise WorkspaceError(f"{path}: is not a manifest: {error.errors()[0]['msg']}") from error
 
     def parts(self) -> list[str]:
         """Names of the parts, sorted."""
@@ -282,8 +292,9 @@ class Stage:
 
     def reuse(self) -> Artifact:
         """The standing artifact of this version; LATEST names it from now on."""
+        artifact = self.workspace.artifact(self.name, self.version)
         self.workspace.write_bytes(self.workspace.path(self.name, LATEST), self.version.encode())
-        return self.workspace.artifact(self.name, self.version)
+        return artifact
 
     def _path(self, *parts: str) -> str:
         return self.workspace.path(self.name, self.version, *parts)
