@@ -1,1 +1,1 @@
-"""Floor 1, language models: one request/reply contract, the engines behind it, prompts, structured output, the text encoder, the student."""
+"""Floor 1, language models: one request/reply contract, the engines behind it, prompts, structured output, text encoder, student."""

@@ -20,7 +20,14 @@ SEPARATOR = "\n===\n"
 
 
 class AnswerError(ValueError):
-    """A model's answer is not JSON or breaks the task's schema; the message says how."""
+    """A model's answer is not JSON or breaks the task's schema.
+
+    The message says exactly where; `reason` says it in the same words for the same cause, so that it can be counted.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Answer(BaseModel):
@@ -104,8 +111,11 @@ class Task:
             return self.answer.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise AnswerError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+            if first["type"] == "json_invalid":
+                raise AnswerError(first["msg"], "answer is not JSON") from error
+            place = ".".join(str(part) for part in first["loc"]) or "answer"
+            kind = ".".join("*" if isinstance(part, int) else str(part) for part in first["loc"]) or "answer"
+            raise AnswerError(f"{place}: {first['msg']}", f"{kind}: {first['msg']}") from error
 
 
 TASKS: dict[str, Task] = {
@@ -139,6 +149,11 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
+
+
+def repair_message(error: str) -> Message:
+    """What a model is told after an answer that was refused because of `error`."""
+    return {"role": "user", "content": _environment().get_template("repair.jinja").render(error=error).strip()}
 
 
 @cache

@@ -1,0 +1,54 @@
+"""From settings to an engine: the one place that knows all kinds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Tag
+
+from intently.llm.contract import Engine
+from intently.llm.engines.endpoint import EndpointConfig, EndpointEngine
+from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
+from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, BaseModel):
+        return getattr(value, "kind", None)
+    return value.get("kind", "vllm") if isinstance(value, dict) else None
+
+
+EngineConfig = Annotated[
+    Annotated[VLLMConfig, Tag("vllm")] | Annotated[EndpointConfig, Tag("endpoint")] | Annotated[ScriptedConfig, Tag("scripted")],
+    Discriminator(_kind),
+]
+"""A field of this type takes the settings of any engine, told apart by `kind`: vllm (the default), endpoint or scripted."""
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """Start the engine that `config` describes; its process must have `engine_environment(config)`.
+
+    Raises:
+        ConfigError: a setting cannot be met: a missing model, a key that is not in the environment.
+        EngineError: the engine cannot start.
+    """
+    match config:
+        case VLLMConfig():
+            return VLLMEngine(config)
+        case EndpointConfig():
+            return EndpointEngine(config)
+        case ScriptedConfig():
+            return ScriptedEngine.from_config(config)
+
+
+def engine_environment(config: EngineConfig) -> dict[str, str]:
+    """Environment variables for the process that will hold the engine, to be set before it starts.
+
+    Never a key: an endpoint's key must be in the environment of the machines themselves, because a runtime environment is
+    shown on Ray's dashboard.
+    """
+    match config:
+        case VLLMConfig():
+            return vllm_environment(config)
+        case EndpointConfig() | ScriptedConfig():
+            return {}

@@ -1,0 +1,59 @@
+"""A deterministic engine that looks its answers up: for tests of plumbing only, never for results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from intently.core.config import Config
+from intently.llm.contract import Reply, Request
+
+
+class ScriptedConfig(Config):
+    """Settings of the scripted engine (tests only)."""
+
+    kind: Literal["scripted"] = "scripted"
+    replies: dict[str, str] = Field(
+        default_factory=dict, description="part of the user's message → answer; the first that is found in it counts"
+    )
+    default: str = Field("", description="answer where no part is found")
+
+
+class ScriptedEngine:
+    """Answers by a function of the request; tests only. An answer of None makes the request fail."""
+
+    def __init__(self, respond: Callable[[Request], str | None], name: str = "scripted:function") -> None:
+        self._respond = respond
+        self._name = name
+
+    @classmethod
+    def from_config(cls, config: ScriptedConfig) -> ScriptedEngine:
+        """The engine that looks the user's message up in `config.replies`."""
+
+        def respond(request: Request) -> str:
+            asked = next(message["content"] for message in request.messages if message["role"] == "user")
+            return next((answer for part, answer in config.replies.items() if part in asked), config.default)
+
+        return cls(respond, "scripted:replies")
+
+    @property
+    def name(self) -> str:
+        """Goes into the `model` columns, so that a scripted table can never pass for a real one."""
+        return self._name
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Requests → replies in the same order; a word counts as a token."""
+        return [self._reply(request) for request in requests]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _reply(self, request: Request) -> Reply:
+        prompt_tokens = sum(len(message["content"].split()) for message in request.messages)
+        text = self._respond(request)
+        if text is None:
+            return Reply(request.request_id, (), "the script fails here", prompt_tokens, 0)
+        num_samples = request.sampling.num_samples
+        return Reply(request.request_id, (text,) * num_samples, None, prompt_tokens, num_samples * len(text.split()))
