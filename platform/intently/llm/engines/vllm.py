@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from transformers import AutoConfig
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError, EngineError
@@ -180,6 +179,8 @@ def _resolve(model: str) -> str:
 
 
 def _longest(path: str, config: VLLMConfig) -> int:
+    from transformers import AutoConfig  # heavy (it brings torch): only where an engine is started
+
     try:
         own = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
     except (OSError, ValueError) as error:
