@@ -15,9 +15,18 @@ from intently.data.world import THEMES, Theme
 
 BRANDS_PER_DEPARTMENT = 6
 TASTE_SIZE = 6
-_HEADS = tuple("vel or tan mir kel bru sol dav fen gal hu jor lin nev pra rou sten tev ulm zan".split())
-_TAILS = tuple("mora vik dale tis quell ora bel nix sted luma rano vant kin dori sway".split())
-_FILM_WORDS = tuple("last silent crimson broken hidden golden lost midnight second burning forgotten distant".split())
+_HEADS = (
+    "vel", "or", "tan", "mir", "kel", "bru", "sol", "dav", "fen", "gal",
+    "hu", "jor", "lin", "nev", "pra", "rou", "sten", "tev", "ulm", "zan",
+)  # fmt: skip
+_TAILS = (
+    "mora", "vik", "dale", "tis", "quell", "ora", "bel", "nix", "sted", "luma",
+    "rano", "vant", "kin", "dori", "sway",
+)  # fmt: skip
+_FILM_WORDS = (
+    "last", "silent", "crimson", "broken", "hidden", "golden", "lost", "midnight", "second", "burning",
+    "forgotten", "distant",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
