@@ -1,0 +1,240 @@
+"""The endpoints. Handlers are async and short: everything but the disk sync of events is memory access within a millisecond."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from serve.events import Record
+from serve.models import (
+    EventIn,
+    EventReceipt,
+    EventReceipts,
+    Explanation,
+    Explanations,
+    Health,
+    History,
+    Interests,
+    Problem,
+    RecommendationRequest,
+    Recommendations,
+    Strategy,
+    Tags,
+    Users,
+)
+from serve.problems import MEDIA_TYPE, refuse
+from serve.recommend import Asked
+from serve.service import Service
+
+UserId = Annotated[str, Path(description="User.user_id")]
+NumItems = Annotated[int, Query(ge=1, le=100, description="most items in the answer")]
+Beta = Annotated[
+    float | None,
+    Query(ge=0, le=1, allow_inf_nan=False, description="weight of the user vector against the tag vector; the swept one if left out"),
+]
+FilterSeen = Annotated[bool, Query(description="leave out items of the user's history")]
+
+
+def _form(body: Any) -> str:
+    return "many" if isinstance(body, list) else "one"
+
+
+Events = Annotated[
+    Annotated[EventIn, Tag("one")] | Annotated[list[EventIn], Field(min_length=1), Tag("many")],
+    Discriminator(_form),
+    Body(description="one event or a list of events"),
+]
+
+
+def user_routes(service: Service) -> APIRouter:
+    """What is known of a user, and what they are recommended."""
+    router = APIRouter(prefix="/v1/users", tags=["users"], responses=_problems(422))
+    state = service.state
+
+    def known(user_id: str) -> str:
+        if user_id not in state.histories:
+            raise refuse(404, "unknown-user", "user_id", user_id, "no such user")
+        return user_id
+
+    @router.get("")
+    async def users(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Users:
+        """Some users, those with mined interests first."""
+        return state.some_users(limit)
+
+    @router.get("/{user_id}/recommendations", responses=_problems(404, 501, 503))
+    async def recommendations(
+        request: Request,
+        user_id: UserId,
+        k: NumItems = 20,
+        beta: Beta = None,
+        strategy: Strategy = Strategy.TOWERS,
+        filter_seen: FilterSeen = True,
+    ) -> Recommendations:
+        """Items for a user, best first, each with its reason."""
+        _built(strategy)
+        asked = Asked(k, beta, filter_seen)
+        items = service.recommender.for_user(known(user_id), asked)
+        return Recommendations.model_construct(
+            request_id=request.headers["x-request-id"],
+            user_id=user_id,
+            strategy=strategy,
+            beta=service.recommender.beta(asked),
+            filter_seen=filter_seen,
+            items=items,
+        )
+
+    @router.get("/{user_id}/explanations", responses=_problems(404, 503))
+    async def explanations(user_id: UserId, k: NumItems = 20, beta: Beta = None) -> Explanations:
+        """The reasons for the items that the user is recommended."""
+        asked = Asked(k, beta, filter_seen=True)
+        found = service.recommender.for_user(known(user_id), asked)
+        reasons = [Explanation(rank=one.rank, item_id=one.item.item_id, title=one.item.title, reason=one.reason) for one in found]
+        return Explanations(user_id=user_id, beta=service.recommender.beta(asked), explanations=reasons)
+
+    @router.get("/{user_id}/interests", responses=_problems(404))
+    async def interests(user_id: UserId) -> Interests:
+        """What the user wants and how it changed, oldest stretch of the history first."""
+        return state.interests_of(known(user_id))
+
+    @router.get("/{user_id}/tags", responses=_problems(404))
+    async def tags(user_id: UserId) -> Tags:
+        """The item tags predicted for the user."""
+        return state.tags_of(known(user_id))
+
+    @router.get("/{user_id}/history", responses=_problems(404))
+    async def history(
+        user_id: UserId,
+        offset: Annotated[int, Query(ge=0, description="events to skip, from the newest")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> History:
+        """What the user did, newest first."""
+        return state.histories.page(known(user_id), offset, limit, state.catalogue)
+
+    return router
+
+
+def item_routes(service: Service) -> APIRouter:
+    """Pictures of items, and recommendations for a history that comes with the request."""
+    router = APIRouter(prefix="/v1")
+    state = service.state
+
+    @router.get("/items/{item_id}/image", tags=["items"], response_class=Response, responses=_problems(404) | _IMAGE)
+    async def image(item_id: str) -> Response:
+        """An item's picture."""
+        if item_id not in state.catalogue:
+            raise refuse(404, "unknown-item", "item_id", item_id, "no such item")
+        picture = state.catalogue.image(item_id)
+        if picture is None:
+            raise refuse(404, "no-image", "item_id", item_id, "the item has no picture")
+        media_type = "image/png" if picture.startswith(b"\x89PNG") else "image/jpeg"
+        return Response(picture, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
+
+    @router.post("/recommendations", tags=["users"], responses=_problems(422, 501, 503))
+    async def recommendations(request: Request, body: RecommendationRequest) -> Recommendations:
+        """Items for someone whom the service does not know, by what they did. Items of the history are left out."""
+        _built(body.strategy)
+        asked = Asked(body.k, body.beta, filter_seen=True)
+        item_ids, behaviours = [event.item_id for event in body.history], [event.behaviour.value for event in body.history]
+        items = service.recommender.for_history(item_ids, behaviours, body.tags, asked)
+        return Recommendations.model_construct(
+            request_id=request.headers["x-request-id"],
+            user_id=None,
+            strategy=body.strategy,
+            beta=service.recommender.beta(asked),
+            filter_seen=True,
+            items=items,
+        )
+
+    return router
+
+
+def event_routes(service: Service) -> APIRouter:
+    """Where behaviour comes in."""
+    router = APIRouter(prefix="/v1/events", tags=["events"], responses=_problems(413, 422, 503))
+
+    @router.post("")
+    async def events(body: Events) -> EventReceipts:
+        """Store events. When the answer comes they are on disk; an event_id that was sent before is not stored again."""
+        many = body if isinstance(body, list) else [body]
+        now = datetime.now(UTC)
+        _refuse_impossible(many, now, service)
+        with service.telemetry.stage("store_events"):
+            written = await service.events.append([_record(event, now) for event in many])
+        receipts = [
+            EventReceipt(event_id=event.event_id, status="written" if new else "duplicate")
+            for event, new in zip(many, written, strict=True)
+        ]
+        service.telemetry.count_events(sum(written), len(many) - sum(written))
+        return EventReceipts(written=sum(written), duplicates=len(many) - sum(written), events=receipts)
+
+    return router
+
+
+def operations_routes(service: Service) -> APIRouter:
+    """For whoever runs the service."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/healthz")
+    async def healthz() -> Health:
+        """The process answers."""
+        return Health(status="ok", versions={})
+
+    @router.get("/readyz")
+    async def readyz() -> Health:
+        """Tables and index are loaded; a replica takes no requests before."""
+        return Health(status="ok", versions=service.state.versions)
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
+    async def metrics() -> Response:
+        """Counters of the replica that answers, for Prometheus."""
+        return Response(service.telemetry.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _built(strategy: Strategy) -> None:
+    if strategy is not Strategy.TOWERS:
+        raise refuse(501, "strategy-not-built", "strategy", strategy.value, f"not built yet; {Strategy.TOWERS.value} is")
+
+
+def _refuse_impossible(events: list[EventIn], now: datetime, service: Service) -> None:
+    config = service.config
+    if len(events) > config.max_events:
+        raise refuse(422, "invalid-request", "body", len(events), f"at most {config.max_events} events in one request")
+    latest = now + timedelta(seconds=config.max_clock_ahead_s)
+    for place, event in enumerate(events):
+        if event.timestamp is not None and event.timestamp > latest:
+            field = "timestamp" if len(events) == 1 else f"{place}.timestamp"
+            raise refuse(422, "invalid-request", field, event.timestamp.isoformat(), "lies in the future")
+
+
+def _record(event: EventIn, now: datetime) -> Record:
+    stamped = event if event.timestamp is not None else event.model_copy(update={"timestamp": now})
+    return Record(event.event_id, _Line(**stamped.model_dump(), received=now).model_dump_json().encode())
+
+
+class _Line(BaseModel):
+    """A line of the event log: the columns of Event (but for position, which is the place in the log), and where it came from."""
+
+    event_id: str
+    user_id: str
+    item_id: str | None
+    behaviour: str
+    timestamp: datetime
+    value: float | None
+    query: str | None
+    dwell_s: float | None
+    request_id: str | None
+    received: datetime
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {status: {"model": Problem, "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
+
+
+_IMAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the picture"}}
