@@ -1,0 +1,64 @@
+"""Writes ahead of time why an item suits an interest, and checks it. Reads user_interest, tag, item; writes explanation.
+
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/build_explanations.py \\
+    --config jobs/configs/build_explanations/demo.yaml --workspace /shared/workspace
+
+A killed run starts again at the first part that is not written; the manifest counts the questions and tokens of all parts.
+"""
+
+from __future__ import annotations
+
+from intently.core.config import Config, Resources, operational
+from intently.core.job import Job, launch
+from intently.core.schema import EXPLANATION
+from intently.core.workspace import Artifact, Workspace
+from intently.interests.explanations import ExplanationConfig
+from intently.interests.usage import total_metrics
+from intently.interests.workers import Explainer
+from intently.llm.encoder import EncoderConfig
+from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.vllm import VLLMConfig
+from intently.runtime.mapping import map_parts
+from pydantic import Field
+
+
+class BuildExplanationsConfig(Config):
+    """Which reasons are written, and by which models."""
+
+    explanations: ExplanationConfig = Field(ExplanationConfig(), description="which reasons are written, and how they are checked")
+    num_parts: int = Field(8, ge=1, description="parts that the pairs are spread over; a killed run loses one at most")
+    engine: EngineConfig = Field(VLLMConfig(), description="the language model that explains")
+    encoder: EncoderConfig = Field(EncoderConfig(), description="finds the items closest to an interest")
+    resources: Resources = operational(Resources(), description="what one engine needs, and how many run")
+
+
+def run(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
+    """Write the parts that are not written yet."""
+    stage = JOB.stage(workspace, "explanation", config)
+    if stage.finished:
+        return stage.reuse()
+    parts = [f"part-{number:05d}" for number in range(config.num_parts)]
+    arguments = {
+        "stage": stage,
+        "interests": workspace.artifact("user_interest"),
+        "tags": workspace.artifact("tag"),
+        "items": workspace.artifact("item"),
+        "config": config.explanations,
+        "parts": parts,
+        "engine": config.engine,
+        "encoder": config.encoder,
+    }
+    map_parts(Explainer, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
+    return stage.finish(total_metrics(stage, parts))
+
+
+JOB = Job(
+    name="build_explanations",
+    config=BuildExplanationsConfig,
+    reads=("user_interest", "item", "tag"),
+    writes={"explanation": EXPLANATION},
+    run=run,
+)
+
+if __name__ == "__main__":
+    launch(JOB, __doc__)

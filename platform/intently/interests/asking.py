@@ -1,0 +1,40 @@
+"""Questions to an engine, counted, and what becomes of answers that are refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from intently.interests.usage import Usage
+from intently.llm.answer import Outcome, Question, answer
+from intently.llm.contract import Engine
+from intently.llm.tasks import Task
+
+DETAIL_LENGTH = 300
+"""Characters of a refused answer that are kept."""
+
+
+def ask(engine: Engine, questions: Sequence[Question], task: Task) -> tuple[list[Outcome], Usage]:
+    """Questions → outcomes in the same order, and what they cost. Raises EngineError when the engine has died."""
+    start = time.monotonic()
+    outcomes = answer(engine, questions, task)
+    usage = Usage(
+        questions=len(outcomes),
+        valid=sum(outcome.answer is not None for outcome in outcomes),
+        repairs=sum(outcome.repaired for outcome in outcomes),
+        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+        completion_tokens=sum(outcome.completion_tokens for outcome in outcomes),
+        seconds=time.monotonic() - start,
+    )
+    return outcomes, usage
+
+
+def refuse(stage: str, row: str, reason: str, detail: str) -> dict[str, str]:
+    """A REJECT row."""
+    return {"stage": stage, "row": row, "reason": reason, "detail": detail[:DETAIL_LENGTH]}
+
+
+def refusal(stage: str, row: str, outcome: Outcome) -> dict[str, str]:
+    """The REJECT row of a question that got no valid answer."""
+    assert outcome.error is not None, "an outcome without an answer has an error"
+    return refuse(stage, row, outcome.error, outcome.raw)

@@ -1,0 +1,40 @@
+"""Short texts compared as people compare them: without case and punctuation, and by whole words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, case folded, without punctuation."""
+    return tuple(_WORD.findall(text.casefold()))
+
+
+def normalise(text: str) -> str:
+    """What two spellings of one phrase have in common."""
+    return " ".join(words(text))
+
+
+class BrandFinder:
+    """Finds the brands of a catalogue in texts, as whole words.
+
+    Runs of words are looked up in a set, so that a hundred thousand brands cost no more than one.
+
+    Args:
+        brands: names as in Item.brand; nulls are passed over.
+        min_letters: shorter names are passed over: "3M" can be found, "X" is in too many texts that mean no brand.
+    """
+
+    def __init__(self, brands: Iterable[str | None], min_letters: int = 2) -> None:
+        split = {brand: words(brand) for brand in brands if brand is not None}
+        self._brands = {run: brand for brand, run in split.items() if sum(map(len, run)) >= min_letters}
+        self._longest = max(map(len, self._brands), default=0)
+
+    def find(self, text: str) -> list[str]:
+        """The brands that the text names, in the order in which they appear."""
+        split = words(text)
+        runs = (split[start : start + length] for start in range(len(split)) for length in range(1, self._longest + 1))
+        return list(dict.fromkeys(self._brands[run] for run in runs if run in self._brands))

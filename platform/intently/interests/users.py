@@ -1,0 +1,236 @@
+"""What a user wants, read chunk by chunk: the question about chunk i carries what was read from chunk i-1 (HiT-LBM's cascade).
+
+All users walk together, one level of chunks after the other, so that the engine always has a whole batch to work on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from intently.core.config import Config
+from intently.core.protocols import TextEncoder
+from intently.core.schema import CHUNK, REJECT, USER_INTEREST
+from intently.interests.asking import ask, refusal, refuse
+from intently.interests.phrases import normalise
+from intently.interests.usage import Usage
+from intently.interests.vectors import item_texts
+from intently.llm.answer import Outcome, Question
+from intently.llm.contract import Engine, Sampling
+from intently.llm.tasks import TASKS, InterestDraft, UserInterests
+
+STAGE = "user_interest"
+
+
+class MiningConfig(Config):
+    """How users are read."""
+
+    max_users: int | None = Field(None, ge=1, description="read only so many users, chosen by a hash of their ids; None reads all")
+    max_chunks: int = Field(8, ge=1, description="the most recent chunks of a user that are read")
+    max_previous: int = Field(12, ge=0, description="interests of the chunk before that a question carries")
+    same_similarity: float = Field(0.85, ge=0, le=1, description="cosine from which two phrases are the same interest")
+    evidence_similarity: float = Field(0.35, ge=0, le=1, description="cosine from which an item of the chunk supports an interest")
+    max_evidence: int = Field(5, ge=0, description="items that are kept as evidence of one interest")
+    sampling: Sampling = Field(Sampling(max_tokens=640), description="how answers are drawn")
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What came of a set of chunks.
+
+    Attributes:
+        interests: USER_INTEREST rows, by user, chunk and rank.
+        rejects: REJECT rows: answers that stayed invalid, interests named twice.
+        usage: what the questions cost.
+    """
+
+    interests: pa.Table
+    rejects: pa.Table
+    usage: Usage
+
+
+@dataclass
+class _Memory:
+    """What one user's earlier chunks gave: the last good chunk's phrases, and the vectors of all of them."""
+
+    previous: list[str] = field(default_factory=list)
+    previous_vectors: np.ndarray | None = None  # [P, D]
+    older_vectors: list[np.ndarray] = field(default_factory=list)  # each [P, D]
+
+    def shifts(self, vectors: np.ndarray, threshold: float) -> list[str]:
+        """[I, D] interests of a new chunk → new, continued or returned, for each."""
+        continued = _known(vectors, self.previous_vectors, threshold)
+        returned = _known(vectors, np.concatenate(self.older_vectors) if self.older_vectors else None, threshold)
+        return np.where(continued, "continued", np.where(returned, "returned", "new")).tolist()
+
+    def remember(self, phrases: list[str], vectors: np.ndarray) -> None:
+        """Take in the interests of the chunk that was just read."""
+        if self.previous_vectors is not None:
+            self.older_vectors.append(self.previous_vectors)
+        self.previous, self.previous_vectors = phrases, vectors
+
+
+def user_order(user_id: str) -> str:
+    """Where a user stands in the fixed shuffle that `max_users` takes the first of."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
+def chosen_users(user_ids: Iterable[str], max_users: int | None) -> str | None:
+    """The last place in the shuffle that is still read, over all users of the job; None when all are."""
+    if max_users is None:
+        return None
+    places = sorted(map(user_order, set(user_ids)))
+    return places[max_users - 1] if len(places) > max_users else None
+
+
+def keep_chosen(chunks: pa.Table, last_place: str | None) -> pa.Table:
+    """The rows of users that stand no later than `last_place` (of `chosen_users`)."""
+    if last_place is None:
+        return chunks
+    users = pc.unique(chunks["user_id"])
+    kept = [user for user in users.to_pylist() if user_order(user) <= last_place]
+    return chunks.filter(pc.is_in(chunks["user_id"], pa.array(kept, pa.string())))
+
+
+def recent_chunks(chunks: pa.Table, max_chunks: int) -> list[pa.Table]:
+    """The most recent chunks of each user, as levels: the first table holds the oldest kept chunk of every user, and so on."""
+    ordered = chunks.sort_by([("user_id", "ascending"), ("chunk", "ascending")])
+    if not ordered.num_rows:
+        return []
+    user = ordered["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, count = np.unique(user, return_index=True, return_counts=True)
+    start = np.maximum(first, first + count - max_chunks)
+    level = np.arange(len(user)) - start[user]
+    return [ordered.filter(pa.array(level == depth)) for depth in range(level.max() + 1)]
+
+
+def mine_users(chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextEncoder, config: MiningConfig) -> Mined:
+    """Ask the engine what each user wants, chunk after chunk.
+
+    An answer that stays invalid becomes a Reject; the user's next chunk is then read with the last good interests before it.
+
+    Args:
+        chunks: CHUNK rows of any users; whole users only.
+        items: ITEM rows, all that the chunks name.
+        engine: answers the questions.
+        encoder: says which phrases are the same interest and which items support one.
+        config: how users are read; `max_users` is the caller's to apply (`keep_chosen`).
+    """
+    texts = dict(zip(items["item_id"].to_pylist(), item_texts(items).to_pylist(), strict=True))
+    memories: dict[str, _Memory] = {}
+    rows: list[dict[str, Any]] = []
+    rejects: list[dict[str, str]] = []
+    usage = Usage()
+    for level in recent_chunks(CHUNK.check(chunks), config.max_chunks):
+        entries = level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist()
+        questions = [_question(entry, memories.get(entry["user_id"]), config) for entry in entries]
+        outcomes, cost = ask(engine, questions, TASKS["user_interests"])
+        usage += cost
+        drafts, refused = _drafts(entries, outcomes)
+        rejects += refused
+        vectors = _encode_level(entries, drafts, texts, encoder)
+        for entry, found in zip(entries, drafts, strict=True):
+            if found:
+                memory = memories.setdefault(entry["user_id"], _Memory())
+                rows += _rows(entry, found, memory, texts, vectors, config, engine.name)
+    interests = USER_INTEREST.from_rows(rows).sort_by([(name, "ascending") for name in USER_INTEREST.key])
+    return Mined(interests, REJECT.from_rows(rejects), usage)
+
+
+def mining_notes(num_chosen: int, num_users: int) -> dict[str, str]:
+    """What a manifest should say of a subset."""
+    return {"users": f"{num_chosen} of {num_users} users that have chunks were read"}
+
+
+def _question(entry: dict[str, Any], memory: _Memory | None, config: MiningConfig) -> Question:
+    previous = memory.previous[: config.max_previous] if memory else []
+    return Question(_key(entry), {"behaviours": entry["text"], "previous": previous}, config.sampling)
+
+
+def _key(entry: dict[str, Any]) -> str:
+    return f"{entry['user_id']}/{entry['chunk']}"
+
+
+def _drafts(entries: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> tuple[list[list[InterestDraft]], list[dict[str, str]]]:
+    """The distinct interests of each answer (none of an invalid one), and what was refused."""
+    drafts: list[list[InterestDraft]] = []
+    rejects = []
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        distinct: dict[str, InterestDraft] = {}
+        if isinstance(outcome.answer, UserInterests):
+            for rank, draft in enumerate(outcome.answer.interests):
+                phrase = normalise(draft.interest)
+                if not phrase:
+                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "interest without a word", draft.interest))
+                elif phrase in distinct:
+                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "named twice in one answer", draft.interest))
+                else:
+                    distinct[phrase] = draft
+        else:
+            rejects.append(refusal(STAGE, _key(entry), outcome))
+        drafts.append(list(distinct.values()))
+    return drafts, rejects
+
+
+def _encode_level(
+    entries: Sequence[dict[str, Any]], drafts: Sequence[list[InterestDraft]], texts: dict[str, str], encoder: TextEncoder
+) -> dict[str, np.ndarray]:
+    """Every text of a level → its vector [D], encoded in one batch."""
+    needed = {normalise(draft.interest) for found in drafts for draft in found}
+    needed |= {texts[item] for entry in entries for item in entry["item_ids"] if item in texts}
+    ordered = sorted(needed)
+    return dict(zip(ordered, encoder.encode(ordered), strict=True))
+
+
+def _rows(
+    entry: dict[str, Any],
+    found: list[InterestDraft],
+    memory: _Memory,
+    texts: dict[str, str],
+    vectors: dict[str, np.ndarray],
+    config: MiningConfig,
+    model: str,
+) -> list[dict[str, Any]]:
+    phrase_vectors = np.stack([vectors[normalise(draft.interest)] for draft in found])
+    shifts = memory.shifts(phrase_vectors, config.same_similarity)
+    memory.remember([draft.interest for draft in found], phrase_vectors)
+    items = [item for item in dict.fromkeys(entry["item_ids"]) if item in texts]
+    evidence = _evidence(phrase_vectors, items, [vectors[texts[item]] for item in items], config)
+    return [
+        {
+            **{name: entry[name] for name in ("user_id", "bucket", "chunk")},
+            "rank": rank,
+            "interest": draft.interest,
+            "stage": draft.stage,
+            "reason": draft.reason,
+            "shift": shift,
+            "evidence": supporting,
+            "model": model,
+        }
+        for rank, (draft, shift, supporting) in enumerate(zip(found, shifts, evidence, strict=True))
+    ]
+
+
+def _evidence(interests: np.ndarray, items: list[str], vectors: list[np.ndarray], config: MiningConfig) -> list[list[str]]:
+    """[I, D] interests against the N × [D] items of their own chunk → the ids that support each, closest first."""
+    if not items:
+        return [[] for _ in interests]
+    similarity = interests @ np.stack(vectors).T
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, : config.max_evidence]
+    close = np.take_along_axis(similarity, order, axis=1) >= config.evidence_similarity
+    names = np.array(items, dtype=object)
+    return [names[row[kept]].tolist() for row, kept in zip(order, close, strict=True)]
+
+
+def _known(vectors: np.ndarray, earlier: np.ndarray | None, threshold: float) -> np.ndarray:
+    """[I, D] against [P, D] → [I] bool; a hair below the threshold counts, since equal texts can differ in the last bit."""
+    if earlier is None or not len(earlier):
+        return np.zeros(len(vectors), bool)
+    return (vectors @ earlier.T).max(axis=1) >= threshold - 1e-5

@@ -1,0 +1,143 @@
+"""What the jobs map over parts: each worker builds its engine and encoder once, reads a part, writes a part.
+
+The plain functions of this room do the work; nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from intently.core.schema import ITEM
+from intently.core.workspace import Artifact, Stage
+from intently.interests.explanations import ExplanationConfig, explain, pairs_of_part, plan_pairs
+from intently.interests.tags import TagConfig, predict_tags
+from intently.interests.usage import Usage, save_counts
+from intently.interests.users import MiningConfig, keep_chosen, mine_users
+from intently.interests.vectors import RememberingEncoder
+from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.llm.engines.build import EngineConfig, build_engine
+
+TEXT_COLUMNS = [column.name for column in ITEM.columns if column.name != "image"]
+"""What is read of items: pictures stay on disk."""
+
+
+class UserMiner:
+    """Chunk parts → user_interest parts.
+
+    Args:
+        stage: takes the parts.
+        chunks: artifact of CHUNK.
+        items: artifact of ITEM.
+        config: how users are read.
+        last_place: `users.chosen_users` over the whole artifact.
+        engine: which language model.
+        encoder: which text encoder.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        chunks: Artifact,
+        items: Artifact,
+        config: MiningConfig,
+        last_place: str | None,
+        engine: EngineConfig,
+        encoder: EncoderConfig,
+    ) -> None:
+        self._stage, self._chunks, self._config, self._last_place = stage, chunks, config, last_place
+        self._items = items.read(columns=TEXT_COLUMNS)
+        self._engine, self._encoder = build_engine(engine), RememberingEncoder(TextEncoder(encoder))
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Mine the users of one bucket."""
+        chunks = keep_chosen(self._chunks.read(part), self._last_place)
+        mined = mine_users(chunks, self._items, self._engine, self._encoder, self._config)
+        return _write(self._stage, part, mined.interests, mined.rejects, mined.usage)
+
+
+class TagPredictor:
+    """User_interest parts → tag parts.
+
+    Args:
+        stage: takes the parts.
+        interests: artifact of USER_INTEREST.
+        history: artifact of HISTORY, with the same parts.
+        items: artifact of ITEM.
+        config: how tags are asked for and checked.
+        engine: which language model.
+        encoder: which text encoder.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        interests: Artifact,
+        history: Artifact,
+        items: Artifact,
+        config: TagConfig,
+        engine: EngineConfig,
+        encoder: EncoderConfig,
+    ) -> None:
+        self._stage, self._interests, self._history, self._config = stage, interests, history, config
+        self._items = items.read(columns=TEXT_COLUMNS)
+        self._engine, self._encoder = build_engine(engine), RememberingEncoder(TextEncoder(encoder))
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Predict the tags of one bucket's users."""
+        interests, history = self._interests.read(part), self._history.read(part)
+        predicted = predict_tags(interests, history, self._items, self._engine, self._encoder, self._config)
+        below = {"users_below_min_tags": predicted.users_below_min}
+        return _write(self._stage, part, predicted.tags, predicted.rejects, predicted.usage, below)
+
+
+class Explainer:
+    """Writes the parts of the explanation table.
+
+    The pairs follow from the inputs alone, so each actor plans them for itself, and the driver needs no encoder.
+
+    Args:
+        stage: takes the parts.
+        interests: artifact of USER_INTEREST.
+        tags: artifact of TAG.
+        items: artifact of ITEM.
+        config: which reasons are written.
+        parts: names of all parts; a pair's hash says in which it lies.
+        engine: which language model.
+        encoder: which text encoder.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        interests: Artifact,
+        tags: Artifact,
+        items: Artifact,
+        config: ExplanationConfig,
+        parts: list[str],
+        engine: EngineConfig,
+        encoder: EncoderConfig,
+    ) -> None:
+        self._stage, self._config, self._parts = stage, config, parts
+        self._items = items.read(columns=TEXT_COLUMNS)
+        mined = interests.read(columns=["user_id", "interest", "evidence"])
+        self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, TextEncoder(encoder), config)
+        self._engine = build_engine(engine)
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Write the reasons of the pairs that fall into one part."""
+        pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
+        explained = explain(pairs, self._items, self._engine, self._config)
+        return _write(self._stage, part, explained.explanations, explained.rejects, explained.usage)
+
+
+def _write(
+    stage: Stage, part: str, rows: pa.Table, rejects: pa.Table, usage: Usage, others: Mapping[str, int] | None = None
+) -> dict[str, int | float]:
+    """Write a part with its counts; the figures of its progress line."""
+    save_counts(stage, part, usage, others or {})
+    stage.write(part, rows, rejects)
+    speed = usage.completion_tokens / usage.seconds if usage.seconds else 0.0
+    counts = {"rows": rows.num_rows, "rejects": rejects.num_rows, "questions": usage.questions}
+    return counts | {"tokens": usage.completion_tokens, "tokens_per_s": round(speed, 1)}
