@@ -74,4 +74,4 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
     workspace = Workspace.open(config.workspace)
     for name in TABLES:
         workspace.artifact(name)
-    return Ingress.bind(config)
+    return Ingress.bind(config)  # type: ignore[attr-defined]

@@ -165,12 +165,15 @@ class EventWriter:
             (outcome,) = await asyncio.gather(loop.run_in_executor(self._thread, self._log.append, together), return_exceptions=True)
             start = 0
             for records, future in batch:
+                stop = start + len(records)
                 # A client that hung up has cancelled its future; its events are written all the same.
-                if not future.done() and isinstance(outcome, BaseException):
+                if future.done():
+                    pass
+                elif isinstance(outcome, BaseException):
                     future.set_exception(outcome)
-                elif not future.done():
-                    future.set_result(outcome[start : start + len(records)])
-                start += len(records)
+                else:
+                    future.set_result(outcome[start:stop])
+                start = stop
 
 
 def read_events(folder: str | Path) -> Iterator[dict]:

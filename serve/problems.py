@@ -79,22 +79,25 @@ def respond(
     return Response(json.dumps(problem.model_dump()), status, headers, MEDIA_TYPE)
 
 
-async def _on_problem(request: Request, error: ProblemError) -> Response:
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
     return respond(request, error.status_code, error.kind, error.detail, error.errors)
 
 
-async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
     errors = [_field_error(found) for found in error.errors()]
     first = errors[0]
     return respond(request, 422, "invalid-request", f"{first.field} = {first.value!r}: {first.reason}", errors)
 
 
-async def _on_http(request: Request, error: HTTPException) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     return respond(request, error.status_code, kind, str(error.detail), headers=dict(error.headers or {}))
 
 
-async def _on_event_log(request: Request, error: WorkspaceError) -> Response:
+async def _on_event_log(request: Request, error: Exception) -> Response:
     return respond(request, 503, "event-log-unavailable", str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
 
 

@@ -73,7 +73,7 @@ class Recommender:
     def _explained(
         self, candidates: pa.Table, source: str, interests: Sequence[str], by_category: Mapping[str, str]
     ) -> list[Recommendation]:
-        recommended = []
+        recommended: list[Recommendation] = []
         kinds: Counter[str] = Counter()
         scores = candidates["score"].to_pylist()
         for item_id, score in zip(candidates["item_id"].to_pylist(), scores, strict=True):

@@ -10,7 +10,9 @@ class ServeConfig(Config):
     """Arguments of the application builder, `args` in serve/local.yaml and serve/config.yaml."""
 
     workspace: str = Field("workspace", min_length=1, description="folder or object-store URI of the tables")
-    event_log: str = Field("event_log", min_length=1, description="local folder that events are appended to; replicas of a node share it")
+    event_log: str = Field(
+        "workspace/event_log", min_length=1, description="local folder that events are appended to; replicas of a node share it"
+    )
     dedupe_days: int = Field(7, ge=1, le=366, description="days for which an event id is remembered; a repeat within them is not written")
     max_events: int = Field(1000, ge=1, description="most events in one POST")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body")

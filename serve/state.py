@@ -85,8 +85,8 @@ class Catalogue:
 
     def card(self, item_id: str | None) -> ItemCard | None:
         """An item as a card; None if the catalogue does not have it."""
-        row = self._row.get(item_id)
-        if row is None:
+        row = self._row.get(item_id) if item_id is not None else None
+        if item_id is None or row is None:
             return None
         if item_id not in self._cards:
             fields = {name: self._table[name][row].as_py() for name in ("item_id", "title", "category", "brand", "price")}

@@ -1,0 +1,76 @@
+"""The service on this machine until Ctrl-C.
+
+    PYTHONPATH=platform RAY_AUTH_MODE=token python -m serve.local --workspace workspace
+
+Starts Ray if none runs, deploys one replica behind Ray's Python proxy on the loopback interface, prints where the page is, and takes
+everything down again at the end. The Python proxy answers a few hundred requests a second, is a child of Ray and dies with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from intently.core.errors import ConfigError, IntentlyError
+from intently.runtime.session import ray_session
+from ray import serve as ray_serve
+
+from serve.app import build
+
+HOST = "127.0.0.1"
+
+
+def deploy(workspace: str, event_log: str, port: int) -> str:
+    """Deploy one replica on the running Ray, wait until it answers, and return the page's address.
+
+    Raises:
+        ConfigError: the port is taken.
+        MissingArtifactError: a table is not in the workspace.
+    """
+    _refuse_taken(port)
+    # Replicas need not have this process's working folder.
+    root = workspace if "://" in workspace else str(Path(workspace).absolute())
+    application = build({"workspace": root, "event_log": str(Path(event_log).absolute())})
+    ray_serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
+    ray_serve.run(application, name="intently", route_prefix="/")
+    return f"http://{HOST}:{port}/"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workspace", default="workspace", help="folder or object-store URI of the tables (default: %(default)s)")
+    parser.add_argument("--event-log", default="workspace/event_log", help="folder that events are appended to (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port on the loopback interface (default: %(default)s)")
+    options = parser.parse_args()
+    stop = threading.Event()
+    try:
+        with ray_session():
+            address = deploy(options.workspace, options.event_log, options.port)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            print(f"page: {address}\nAPI:  {address}docs\nCtrl-C ends the service", flush=True)
+            stop.wait()
+            print("ending …", flush=True)
+            ray_serve.shutdown()
+    except IntentlyError as error:
+        sys.exit(f"serve: {type(error).__name__}: {error}")
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError("port", port, f"cannot listen there: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()
