@@ -54,6 +54,7 @@ class Reply:
         error: why there is no answer; None when there is one.
         prompt_tokens: tokens read, a shared prefix counted once.
         completion_tokens: tokens written, over all samples.
+        cached_tokens: those of prompt_tokens that were not computed anew, because another request had the same prefix.
     """
 
     request_id: str
@@ -61,6 +62,7 @@ class Reply:
     error: str | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Engine(Protocol):

@@ -109,7 +109,7 @@ class EndpointEngine:
             async with self._slots:
                 response = await self._client.post("/chat/completions", cast_to=httpx.Response, body=body)
         except openai.APIStatusError as error:
-            return _failed(request, f"the endpoint answered {error.status_code}")
+            return _failed(request, _refusal(error))
         except openai.APITimeoutError:
             return _failed(request, f"the endpoint did not answer within {self._config.timeout_s:g} s")
         except openai.APIConnectionError as error:
@@ -155,6 +155,12 @@ def _body(request: Request, num_samples: int, seed_offset: int, config: Endpoint
 def _with_schema(messages: list[Message], json_schema: str) -> list[Message]:
     first, *others = messages
     return [{"role": first["role"], "content": f"{first['content']}\nJSON Schema of the answer: {json_schema}"}, *others]
+
+
+def _refusal(error: openai.APIStatusError) -> str:
+    # The server's code, not its message: messages hold figures and may echo the key, so they can be neither counted nor stored.
+    code = error.body.get("code") if isinstance(error.body, dict) else None
+    return f"the endpoint answered {error.status_code}" + (f", {code}" if code else "")
 
 
 def _read(request: Request, response: str, num_samples: int) -> Reply:

@@ -233,4 +233,5 @@ def _reply(request: Request, output: RequestOutput) -> Reply:
         None,
         len(output.prompt_token_ids or ()),
         sum(len(sample.token_ids) for sample in samples),
+        output.num_cached_tokens or 0,
     )
