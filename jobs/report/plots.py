@@ -1,0 +1,111 @@
+"""The report's plots, each a PNG; no window system and no global state of matplotlib is touched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from report.figures import Score, Sweep
+
+INK, QUIET = "#22303c", "#8795a1"
+PALETTE = ("#1f7a8c", "#e07a5f", "#7a6ff0", "#81b29a", "#d4a017", "#b56576", "#5c677d", "#a3b18a")
+
+
+def plot_behaviours(counts: dict[str, int]) -> bytes:
+    """Behaviour → how often, as horizontal bars on a logarithmic scale, the weakest signal on top."""
+    figure, axes = _canvas(6.4, 0.42 * len(counts) + 0.9)
+    names = [name.replace("_", " ") for name in counts]
+    values = list(counts.values())
+    bars = axes.barh(names, values, color=PALETTE[0], height=0.66)
+    axes.bar_label(bars, [f"{value:,}" for value in values], padding=4, color=INK, fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlim(left=max(0.5, min(values, default=1) / 3), right=max(values, default=1) * 6)
+    axes.invert_yaxis()
+    axes.set_xlabel("behaviours")
+    return _png(figure)
+
+
+def plot_histogram(values: np.ndarray, xlabel: str, ylabel: str) -> bytes:
+    """[N] whole numbers → a histogram with the median marked."""
+    figure, axes = _canvas(6.4, 3.0)
+    axes.hist(values, bins=min(40, max(5, len(np.unique(values)))), color=PALETTE[0], edgecolor="white", linewidth=0.6)
+    median = float(np.median(values))
+    axes.axvline(median, color=PALETTE[1], linewidth=1.6)
+    _note(axes, median, 0.94, f"median {median:g}", PALETTE[1])
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return _png(figure)
+
+
+def plot_scores(scores: Sequence[Score], name: str) -> bytes:
+    """One figure of every ranking as bars, filter-seen on and off side by side."""
+    chosen = [score for score in scores if score.name == name]
+    labels = list(dict.fromkeys(score.label for score in chosen))
+    figure, axes = _canvas(6.4, 0.55 * len(labels) + 1.2)
+    height = 0.38
+    for offset, (filtered, colour, said) in zip(
+        (-height / 2, height / 2), ((True, PALETTE[0], "seen items filtered"), (False, "#b8d0d6", "not filtered")), strict=True
+    ):
+        values = {score.label: score.value for score in chosen if score.filter_seen is filtered}
+        places = [place + offset for place, label in enumerate(labels) if label in values]
+        shown = [values[label] for label in labels if label in values]
+        if not shown:
+            continue
+        bars = axes.barh(places, shown, height, color=colour, label=said)
+        axes.bar_label(bars, [f"{value:.4f}" for value in shown], padding=4, color=INK, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.margins(x=0.16)
+    axes.set_xlabel(f"{name}@{chosen[0].k}" if chosen else name)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return _png(figure)
+
+
+def plot_sweep(left: Sweep, right: Sweep | None, chosen: float) -> bytes:
+    """A figure against beta, a second one on its own axis, and the chosen point."""
+    figure, axes = _canvas(6.4, 3.2)
+    _curve(axes, left, PALETTE[0])
+    axes.axvline(chosen, color=QUIET, linewidth=1.2, linestyle=":")
+    _note(axes, chosen, 0.04, f"chosen β = {chosen:.2f}", INK)
+    value = float(np.interp(chosen, left.betas, left.values))
+    axes.plot([chosen], [value], "o", color=PALETTE[0], markersize=8, markeredgecolor="white", zorder=5)
+    axes.set_xlabel("β: weight of the user tower; 1 − β: weight of the tag tower")
+    if right is not None:
+        beside = axes.twinx()
+        beside.spines[["top", "left"]].set_visible(False)
+        _curve(beside, right, PALETTE[1])
+    return _png(figure)
+
+
+def _curve(axes: Axes, sweep: Sweep, colour: str) -> None:
+    cut = f"@{sweep.k}" if sweep.k else ""
+    axes.plot(sweep.betas, sweep.values, color=colour, linewidth=2, marker=".", markersize=5)
+    axes.set_ylabel(f"{sweep.name.replace('_', ' ')}{cut}, {sweep.split}", color=colour)
+    axes.tick_params(axis="y", colors=colour)
+
+
+def _note(axes: Axes, place: float, height: float, text: str, colour: str) -> None:
+    """Text just right of a place on the x axis, at a share of the axes' height."""
+    axes.annotate(text, (place, height), (6, 0), xycoords=("data", "axes fraction"), textcoords="offset points", color=colour)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of width × height inches with one quiet pair of axes."""
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,155 @@
+"""Every job goes through `ray job submit` on a local head with token authentication, as it would on a cluster.
+
+The jobs run in the order of the line on a few simulated people, each reading what the ones before it wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import run_pipeline
+from intently.core.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).parent / "ray"
+LINE = [job.name for job in run_pipeline.JOBS]
+OTHERS = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, run_pipeline.JOB.name})
+TINY: dict[str, list[str]] = {
+    "ingest_events": ["source.num_users=24", "source.num_items=60", "source.events_per_user=120", "num_buckets=2"],
+}
+"""Settings that make a job small; they do not change what it does."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head: the environment in which a client reaches it, and the workspace that its jobs write to."""
+
+    environment: dict[str, str]
+    workspace: Workspace
+
+    def submit(self, *entrypoint: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """Submit from the repository root, wait, and return what the client and the job printed."""
+        command = [str(RAY), "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml", "--", *entrypoint]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
+
+    def run(self, name: str, settings: list[str]) -> str:
+        """Run one job with its demo config on this workspace; its output."""
+        overrides = [part for setting in settings for part in ("--set", setting)]
+        config = f"jobs/configs/{name}/demo.yaml"
+        done = self.submit("python", f"jobs/{name}.py", "--config", config, "--workspace", self.workspace.root, *overrides)
+        assert done.returncode == 0, f"{name} failed:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+        assert "succeeded" in done.stdout
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    gcs, dashboard, *agents = _free_ports(5)
+    # Sockets of the session lie below this folder, and their paths may not exceed 107 characters.
+    session = Path(tempfile.mkdtemp(prefix="intently-", dir="/tmp"))
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    environment.pop("PYTHONPATH", None)  # the runtime environment has to bring it
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=4", "--node-ip-address=127.0.0.1",
+        f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={agents[0]}",
+        f"--dashboard-agent-listen-port={agents[1]}", f"--metrics-export-port={agents[2]}",
+        "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={session}",
+    ]  # fmt: skip
+    log = session / "start.log"
+    with log.open("w") as stream:
+        started = subprocess.Popen(command, cwd=session, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        _await_jobs_api(environment, started, log)
+        yield Head(environment, Workspace.open(tmp_path_factory.mktemp("submitted") / "workspace"))
+    finally:
+        started.send_signal(signal.SIGTERM)
+        try:
+            started.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def _await_jobs_api(environment: dict[str, str], started: subprocess.Popen[bytes], log: Path) -> None:
+    """Ask until the Jobs API answers; a client call takes seconds itself, so that nothing has to be waited for in between."""
+    for _ in range(40):
+        assert started.poll() is None, log.read_text()
+        if subprocess.run([str(RAY), "job", "list"], env=environment, capture_output=True, timeout=60).returncode == 0:
+            return
+    pytest.fail(f"the head does not answer:\n{log.read_text()}")
+
+
+def test_submit_without_the_token_is_refused(head: Head) -> None:
+    stranger = Head(head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, head.workspace)
+    done = stranger.submit("python", "-c", "print('in')")
+    assert done.returncode != 0
+    assert "token" in (done.stdout + done.stderr).lower()
+
+
+def test_submit_takes_the_code_along_and_leaves_caches_and_tools_at_home(head: Head) -> None:
+    done = head.submit("find", ".", "-type", "f", "-printf", "travelled %s %p\\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("travelled "):
+            _, size, path = line.split(" ", 2)
+            files[path] = int(size)
+    assert {"./jobs/run_pipeline.py", "./platform/intently/core/schema.py", "./jobs/configs/run_pipeline/demo.yaml"} <= set(files)
+    folders = {part for path in files for part in Path(path).parts[:-1]}
+    at_home = {".venv", ".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "workspace", "tests"}
+    assert not folders & at_home
+    assert sum(files.values()) < 40 * 2**20
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_job_of_the_line_submitted_writes_its_artifacts(head: Head, name: str) -> None:
+    head.run(name, TINY.get(name, []))
+    for artifact in import_module(name).JOB.writes:
+        assert head.workspace.artifact(artifact).manifest.name == artifact
+
+
+def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> None:
+    names = [artifact for job in run_pipeline.JOBS for artifact in job.writes]
+    before = {name: head.workspace.artifact(name).manifest for name in names}
+    overrides = [f"stages.{name}.{setting}" for name, settings in TINY.items() if name in LINE for setting in settings]
+    head.run(run_pipeline.JOB.name, overrides)
+    assert {name: head.workspace.artifact(name).manifest for name in names} == before
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, name: str) -> None:
+    head.run(name, TINY.get(name, []))
+    for artifact in import_module(name).JOB.writes:
+        assert head.workspace.artifact(artifact).manifest.name == artifact
+
+
+def test_job_submitted_with_an_unknown_setting_fails_with_its_error(head: Head) -> None:
+    done = head.submit("python", "jobs/build_splits.py", "--workspace", head.workspace.root, "--set", "no_such_setting=1")
+    assert done.returncode != 0
+    assert "build_splits: ConfigError: no_such_setting = 1: unknown key" in done.stdout
