@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,12 +18,12 @@ class Faithfulness:
     """Mined phrases against true ones, counted over (user, chunk, phrase).
 
     Attributes:
-        precision: share of the mined phrases that were true while the chunk lasted.
+        precision: share of the mined phrases that were in force while the chunk lasted.
         recall: share of the true phrases that were mined.
         f1: harmonic mean of the two.
         num_mined: distinct mined phrases.
-        num_true: distinct true phrases.
-        num_hits: phrases that are both.
+        num_true: distinct true phrases that recall is a share of.
+        num_hits: mined phrases that were in force.
         num_chunks: chunks that were measured.
     """
 
@@ -49,44 +50,67 @@ def asked_chunks(chunks: pa.Table, interests: pa.Table, rejects: pa.Table) -> pa
     return chunks.filter(pc.is_in(keys, asked.combine_chunks()))
 
 
-def active_truths(chunks: pa.Table, truths: pa.Table, min_strength: float = 0.0) -> pa.Table:
+def active_truths(chunks: pa.Table, truths: pa.Table) -> pa.Table:
     """The true interests that overlapped each chunk in time.
 
     Args:
         chunks: CHUNK rows.
         truths: TRUE_INTEREST rows.
-        min_strength: weaker interests are not counted as true.
     Returns:
-        columns user_id, chunk, phrase (normalised); distinct.
+        columns user_id, chunk, phrase (normalised), category; distinct.
     """
-    strong = truths.filter(pc.greater_equal(truths["strength"], min_strength))
-    wanted = pa.table(
-        {"user_id": strong["user_id"], "phrase": _normalised(strong["interest"]), "began": strong["start"], "ended": strong["end"]}
+    began, ended = truths["start"], truths["end"]
+    wanted = {"phrase": _normalised(truths["interest"]), "category": truths["category"], "began": began, "ended": ended}
+    joined = chunks.select(["user_id", "chunk", "start", "end"]).join(
+        pa.table({"user_id": truths["user_id"], **wanted}), "user_id", join_type="inner"
     )
-    spans = chunks.select(["user_id", "chunk", "start", "end"])
-    joined = spans.join(wanted, "user_id", join_type="inner")
     overlapping = pc.and_(pc.less_equal(joined["began"], joined["end"]), pc.greater_equal(joined["ended"], joined["start"]))
-    return joined.filter(overlapping).select(KEY).group_by(KEY).aggregate([])
+    return joined.filter(overlapping).group_by([*KEY, "category"]).aggregate([])
 
 
-def measure_faithfulness(interests: pa.Table, chunks: pa.Table, truths: pa.Table, min_strength: float = 0.0) -> Faithfulness:
-    """Precision and recall of mined phrases against the truths active in their chunk's time span; a match is an equal phrase.
+def shown_truths(active: pa.Table, chunks: pa.Table, items: pa.Table, min_items: int) -> pa.Table:
+    """The rows of `active_truths` whose chunk holds at least `min_items` different items of their category.
+
+    An interest may be in force through a chunk in which nothing was done for it; nobody could read that.
+    """
+    row = pa.array(np.repeat(np.arange(chunks.num_rows), pc.list_value_length(chunks["item_ids"]).to_numpy()))
+    seen = pa.table({"row": row, "item_id": pc.list_flatten(chunks["item_ids"])}).drop_null().group_by(["row", "item_id"]).aggregate([])
+    category = items["category"].take(pc.index_in(seen["item_id"], items["item_id"].combine_chunks()))
+    counted = pa.table({"row": seen["row"], "category": category, "item_id": seen["item_id"]}).drop_null()
+    counted = counted.group_by(["row", "category"]).aggregate([("item_id", "count")])
+    enough = counted.filter(pc.greater_equal(counted["item_id_count"], min_items))
+    of_chunk = chunks.select(["user_id", "chunk"]).take(enough["row"])
+    shown = pa.table({"user_id": of_chunk["user_id"], "chunk": of_chunk["chunk"], "category": enough["category"]})
+    return active.join(shown, ["user_id", "chunk", "category"], join_type="left semi")
+
+
+def measure_faithfulness(
+    interests: pa.Table, chunks: pa.Table, truths: pa.Table, items: pa.Table | None = None, min_items: int = 2
+) -> Faithfulness:
+    """Mined phrases against the truths in force in their chunk's time span; a match is an equal phrase.
 
     Args:
         interests: USER_INTEREST rows; those of other chunks than `chunks` are passed over.
         chunks: CHUNK rows that were asked about (`asked_chunks`): one without an answer counts against recall.
         truths: TRUE_INTEREST rows.
-        min_strength: weaker interests are not counted as true.
+        items: ITEM rows; recall is then a share of the truths that the chunk shows (`shown_truths`). Without them it is a
+            share of all that were in force, and no reader can reach 1.
+        min_items: items of its category that a truth needs in the chunk to count as shown.
     """
     keys = chunks.select(["user_id", "chunk"])
     mined = pa.table({"user_id": interests["user_id"], "chunk": interests["chunk"], "phrase": _normalised(interests["interest"])})
     mined = mined.join(keys, ["user_id", "chunk"], join_type="left semi").group_by(KEY).aggregate([])
-    true = active_truths(chunks, truths, min_strength)
-    hits = mined.join(true, KEY, join_type="left semi").num_rows
-    precision = hits / mined.num_rows if mined.num_rows else 0.0
-    recall = hits / true.num_rows if true.num_rows else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    return Faithfulness(precision, recall, f1, mined.num_rows, true.num_rows, hits, chunks.num_rows)
+    active = active_truths(chunks, truths)
+    wanted = active if items is None else shown_truths(active, chunks, items, min_items)
+    num_hits = mined.join(active.select(KEY), KEY, join_type="left semi").num_rows
+    precision = _share(num_hits, mined.num_rows)
+    recall = _share(wanted.join(mined, KEY, join_type="left semi").num_rows, wanted.num_rows)
+    f1 = _share(2 * precision * recall, precision + recall)
+    return Faithfulness(precision, recall, f1, mined.num_rows, wanted.num_rows, num_hits, chunks.num_rows)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def _normalised(phrases: pa.ChunkedArray) -> pa.Array:
