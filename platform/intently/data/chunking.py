@@ -16,14 +16,17 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from intently.core.config import Config
 from intently.core.schema import CHUNK
+from intently.core.workspace import Artifact, Stage
 from intently.data.compression import CompressionConfig, label_events, write_texts
+from intently.data.counts import save_counts
 from intently.data.extraction import ReliablePolicy, keep_reliable
 from intently.data.flat import as_arrow, flatten, fold
-from intently.data.item_names import NameConfig, short_names
+from intently.data.item_names import NAME_COLUMNS, NameConfig, short_names
 from intently.data.tokens import TokenCounter
 
 TRIM_MARGIN = 0.95
@@ -171,6 +174,36 @@ class Chunker:
         kept = (size * budget * TRIM_MARGIN / pl.col("num_tokens")).floor().clip(upper_bound=size - 1)
         matters = (self._config.policy.strength() + recency).rank("ordinal", descending=True).over("chunk_id")
         return over.filter(matters <= kept).drop("text", "num_tokens")
+
+
+class HistoryCompressor:
+    """Compresses one bucket a call: reads a history part, writes the chunk part.
+
+    Args:
+        history: what is compressed.
+        items: the artifact of ITEM.
+        chunk: the stage of CHUNK.
+        config: how.
+    """
+
+    def __init__(self, history: Artifact, items: Artifact, chunk: Stage, config: ChunkConfig) -> None:
+        self._history, self._stage = history, chunk
+        self._chunker = Chunker(items.read(columns=NAME_COLUMNS), config)
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Compress a bucket; figures about it. The stage keeps the reasons for which events were dropped."""
+        history = self._history.read(part)
+        chunked = self._chunker.chunk(history)
+        counts: dict[str, int | float] = {
+            "users": history.num_rows,
+            "trimmed_users": len(chunked.trimmed_users),
+            "chunks": chunked.chunks.num_rows,
+            "events": pc.sum(pc.list_value_length(chunked.chunks["event_ids"])).as_py() or 0,
+            "tokens": pc.sum(chunked.chunks["num_tokens"]).as_py() or 0,
+        }
+        save_counts(self._stage, part, counts | {f"dropped, {reason}": number for reason, number in chunked.dropped.items()})
+        self._stage.write(part, chunked.chunks)
+        return counts
 
 
 def _newest(written: _Written, max_chunks: int | None) -> _Written:

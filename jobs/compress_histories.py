@@ -1,0 +1,43 @@
+"""Cuts histories into chunks and compresses them to text for a language model. Reads history_train, item; writes chunk.
+
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/compress_histories.py \\
+    --config jobs/configs/compress_histories/demo.yaml --workspace /shared/workspace
+"""
+
+from __future__ import annotations
+
+from intently.core.config import Resources, operational
+from intently.core.job import Job, launch
+from intently.core.schema import CHUNK
+from intently.core.workspace import Artifact, Workspace
+from intently.data.chunking import ChunkConfig, HistoryCompressor
+from intently.data.counts import total_counts
+from intently.runtime.mapping import map_parts
+
+
+class CompressHistoriesConfig(ChunkConfig):
+    """How chunks are cut and written, and with what."""
+
+    resources: Resources = operational(Resources(), description="what one worker needs, and how many compress buckets")
+
+
+def run(config: CompressHistoriesConfig, workspace: Workspace) -> Artifact:
+    """Compress the buckets that are not compressed yet."""
+    stage = JOB.stage(workspace, "chunk", config)
+    history = workspace.artifact("history_train")
+    arguments = {"history": history, "items": workspace.artifact("item"), "chunk": stage, "config": config}
+    parts = history.parts()
+    map_parts(HistoryCompressor, arguments, stage.pending(parts), config.resources, JOB.name)
+    return stage.finish(total_counts(stage, parts))
+
+
+JOB = Job(
+    name="compress_histories",
+    config=CompressHistoriesConfig,
+    reads=("history_train", "item"),
+    writes={"chunk": CHUNK},
+    run=run,
+)
+
+if __name__ == "__main__":
+    launch(JOB, __doc__)

@@ -1,0 +1,246 @@
+"""Any log in Parquet or CSV, by a mapping from our columns to the file's.
+
+Event columns that can be mapped: event_id, user_id, item_id, behaviour, timestamp, value, query, dwell_s. Without event_id
+every row is its own event, known by its place in the files, and duplicates cannot be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from intently.core.config import Config, operational
+from intently.core.errors import SourceError
+from intently.core.schema import ITEM, REJECT, USER, Behaviour
+from intently.data.raw import UNREADABLE, Source, as_timestamp, raw_block
+
+EVENT_FIELDS = ("event_id", "user_id", "item_id", "behaviour", "timestamp", "value", "query", "dwell_s")
+ITEM_FIELDS = ("item_id", "title", "description", "category", "categories", "brand", "price")
+
+
+class FilesConfig(Config):
+    """Parquet or CSV files and what their columns mean."""
+
+    kind: Literal["files"] = Field("files", description="which adapter")
+    events: str = Field(description="file or folder of .parquet or .csv files with the log")
+    columns: dict[str, str] = Field(
+        {name: name for name in EVENT_FIELDS[1:5]}, description="our event column → the file's; user_id, item_id and timestamp are needed"
+    )
+    behaviour: Behaviour | None = Field(None, description="behaviour of every row, where the files have no column for it")
+    behaviours: dict[str, Behaviour] = Field(
+        default_factory=dict, description="value in the file → behaviour; empty: values are as they are"
+    )
+    timestamp_unit: Literal["s", "ms", "us", "iso"] = Field("s", description="unit of numbers, or ISO 8601 text; not used for dates")
+    items: str = Field(description="file with the items")
+    item_columns: dict[str, str] = Field(
+        {"item_id": "item_id", "title": "title", "category": "category"},
+        description="our item column → the file's; item_id and title needed",
+    )
+    category_separator: str = Field("|", description="parts the names in the column mapped to categories")
+    attributes: tuple[str, ...] = Field((), description="further columns of the item file to keep as attributes")
+    users: str | None = Field(None, description="file with the users; none takes those of the log")
+    user_id: str = Field("user_id", description="the user file's column with the identifier; every other becomes an attribute")
+    rows_per_block: int = operational(500_000, ge=1, description="rows read at a time")
+
+
+def source_files(config: FilesConfig) -> list[Path]:
+    """The files that are read. Raises SourceError when one is missing."""
+    named = [_expand(config.events), _expand(config.items), _expand(config.users) if config.users else []]
+    return [file for files in named for file in files]
+
+
+def open_files(config: FilesConfig) -> Source:
+    """Files and a mapping → Source.
+
+    Raises:
+        SourceError: a file is missing or is neither .parquet nor .csv, or a mapped column is not in it.
+    """
+    files = _expand(config.events)
+    wanted = {"user_id", "item_id", "timestamp"} | ({"behaviour"} if config.behaviour is None else set())
+    _require_mapping("columns", config.columns, wanted, EVENT_FIELDS)
+    _require_mapping("item_columns", config.item_columns, {"item_id", "title"}, ITEM_FIELDS)
+    mapped = {name: column for name, column in config.columns.items() if name != "behaviour" or config.behaviour is None}
+    for file in files:
+        _require_columns(file, mapped.values())
+    items, rejects = _items(config)
+    return Source(items, _users(config), lambda: _events(files, mapped, config), rejects)
+
+
+def _events(files: list[Path], mapped: Mapping[str, str], config: FilesConfig) -> Iterator[pa.Table]:
+    position = 0
+    for file in files:
+        row = 0
+        for block, broken in _blocks(file, list(mapped.values()), config.rows_per_block):
+            frame = block.with_columns(
+                place=pl.concat_str(pl.lit(f"{file.name}:"), pl.int_range(row, row + pl.len())),
+                position=pl.int_range(position, position + pl.len(), dtype=pl.Int64),
+            )
+            row, position = row + block.height, position + block.height
+            yield raw_block(frame.select("place", "position", *_mapped(mapped, config)))
+            if broken:
+                lost = pl.DataFrame({"place": [f"{file.name}: a row"] * len(broken), "original": broken})
+                yield raw_block(lost.with_columns(refused=pl.lit(UNREADABLE)))
+
+
+def _mapped(mapped: Mapping[str, str], config: FilesConfig) -> list[pl.Expr]:
+    """Our columns from the file's; what cannot be cast becomes null and is judged later."""
+    text = {name: pl.col(column).cast(pl.String) for name, column in mapped.items()}
+    behaviour = pl.lit(str(config.behaviour)) if config.behaviour is not None else text["behaviour"]
+    if config.behaviours and config.behaviour is None:
+        behaviour = behaviour.replace({value: str(name) for value, name in config.behaviours.items()})
+    expressions = {
+        "event_id": text.get("event_id", pl.col("place")),
+        "user_id": text["user_id"],
+        "item_id": text["item_id"],
+        "behaviour": behaviour,
+        "timestamp": _timestamp(pl.col(mapped["timestamp"]), config.timestamp_unit),
+    }
+    expressions |= {name: text[name].cast(pl.Float32, strict=False) for name in ("value", "dwell_s") if name in text}
+    expressions |= {"query": text["query"]} if "query" in text else {}
+    return [expression.alias(name) for name, expression in expressions.items()]
+
+
+def _timestamp(column: pl.Expr, unit: str) -> pl.Expr:
+    return column.map_batches(lambda values: _read_time(values, unit), return_dtype=pl.Datetime("us", "UTC"))
+
+
+def _read_time(values: pl.Series, unit: str) -> pl.Series:
+    if values.dtype.is_temporal():
+        moments = values.cast(pl.Datetime("us")) if values.dtype == pl.Date else values.dt.cast_time_unit("us")
+        zoned = moments.dtype == pl.Datetime("us") and getattr(moments.dtype, "time_zone", None)
+        return moments.dt.convert_time_zone("UTC") if zoned else moments.dt.replace_time_zone("UTC")
+    return values.to_frame("time").select(as_timestamp(pl.col("time"), unit))["time"]
+
+
+def _blocks(file: Path, columns: list[str], size: int) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    """Blocks of a file, with the CSV rows that have the wrong number of fields."""
+    names = list(dict.fromkeys(columns))
+    if file.suffix == ".parquet":
+        for batch in pq.ParquetFile(file).iter_batches(size, columns=names):
+            yield _frame(pa.Table.from_batches([batch])), []
+        return
+    broken: list[str] = []
+    reader = _csv_reader(file, names, broken.append)
+    for batch in reader:
+        lost, broken[:] = list(broken), []
+        yield _frame(pa.Table.from_batches([batch])), lost
+    if broken:
+        yield _frame(pa.table({name: pa.array([], pa.string()) for name in names})), broken
+
+
+def _csv_reader(file: Path, names: list[str], refuse: Callable[[str], None]) -> pc.CSVStreamingReader:
+    def skip(row: pc.InvalidRow) -> str:
+        refuse(row.text or f"{row.actual_columns} fields instead of {row.expected_columns}")
+        return "skip"
+
+    # Everything is read as text: one odd value must not decide the type of a column, or stop the file.
+    convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names, strings_can_be_null=True)
+    read = pc.ReadOptions(use_threads=False, block_size=8 * 2**20)
+    return pc.open_csv(file, read, pc.ParseOptions(invalid_row_handler=skip), convert)
+
+
+def _items(config: FilesConfig) -> tuple[pa.Table, pa.Table]:
+    file = _single(config.items)
+    columns = config.item_columns
+    _require_columns(file, [*columns.values(), *config.attributes])
+    frame = pl.concat([block for block, _ in _blocks(file, [*columns.values(), *config.attributes], config.rows_per_block)])
+    text = {name: pl.col(column).cast(pl.String) for name, column in columns.items()}
+    names = text["categories"].str.split(config.category_separator) if "categories" in text else pl.lit([], pl.List(pl.String))
+    category = text.get("category", names.list.last())
+    nothing = pl.lit(None, pl.String)
+    facts = [pl.format(f"{name}: {{}}", pl.col(name).cast(pl.String)) for name in config.attributes]
+    rows = frame.with_row_index("row").select(
+        "row",
+        item_id=text["item_id"],
+        title=text["title"],
+        description=text.get("description", nothing),
+        category=pl.coalesce(category.replace("", None), pl.lit("unknown")),
+        categories=names.fill_null([]),
+        brand=text.get("brand", nothing),
+        price=text["price"].cast(pl.Float32, strict=False) if "price" in text else pl.lit(None, pl.Float32),
+        attributes=pl.concat_list(facts).list.drop_nulls() if facts else pl.lit([], pl.List(pl.String)),
+        image=pl.lit(None, pl.Binary),
+    )
+    reason = pl.coalesce(
+        pl.when(pl.col("item_id").replace("", None).is_null()).then(pl.lit("missing item_id")),
+        pl.when(pl.col("title").replace("", None).is_null()).then(pl.lit("missing title")),
+        pl.when(~pl.col("item_id").is_first_distinct()).then(pl.lit("duplicate item_id")),
+    )
+    judged = rows.with_columns(reason=reason)
+    bad = judged.filter(pl.col("reason").is_not_null()).select(
+        stage=pl.lit("item"),
+        row=pl.concat_str(pl.lit(f"{file.name}:"), "row"),
+        reason="reason",
+        detail=pl.concat_str("item_id", "title", separator=" ", ignore_nulls=True),
+    )
+    good = judged.filter(pl.col("reason").is_null()).drop("row", "reason")
+    return ITEM.check(good.to_arrow()), REJECT.check(bad.to_arrow())
+
+
+def _users(config: FilesConfig) -> pa.Table:
+    if config.users is None:
+        return USER.empty()
+    file = _single(config.users)
+    _require_columns(file, [config.user_id])
+    columns = _columns(file)
+    frame = pl.concat([block for block, _ in _blocks(file, columns, config.rows_per_block)])
+    facts = [pl.format(f"{name}: {{}}", pl.col(name).cast(pl.String)) for name in columns if name != config.user_id]
+    users = frame.select(
+        user_id=pl.col(config.user_id).cast(pl.String),
+        attributes=pl.concat_list(facts).list.drop_nulls() if facts else pl.lit([], pl.List(pl.String)),
+    )
+    return USER.check(users.drop_nulls("user_id").unique("user_id", keep="first", maintain_order=True).to_arrow())
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _expand(path: str) -> list[Path]:
+    given = Path(path)
+    files = sorted(file for file in given.iterdir() if file.suffix in (".parquet", ".csv")) if given.is_dir() else [given]
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"{file}: no such file")
+        if file.suffix not in (".parquet", ".csv"):
+            raise SourceError(f"{file}: the files adapter reads .parquet and .csv")
+    if not files:
+        raise SourceError(f"{given}: no .parquet or .csv file in it")
+    return files
+
+
+def _single(path: str) -> Path:
+    files = _expand(path)
+    if len(files) > 1:
+        raise SourceError(f"{path}: one file is wanted here, it holds {len(files)}")
+    return files[0]
+
+
+def _columns(file: Path) -> list[str]:
+    if file.suffix == ".parquet":
+        return list(pq.read_schema(file).names)
+    with file.open(encoding="utf-8-sig") as text:
+        header = text.readline().encode()
+    return list(pc.read_csv(pa.BufferReader(header)).column_names)
+
+
+def _require_columns(file: Path, columns: Iterable[str]) -> None:
+    found = _columns(file)
+    missing = sorted(set(columns) - set(found))
+    if missing:
+        raise SourceError(f"{file}: missing column(s) {missing}; it has {found}")
+
+
+def _require_mapping(field: str, mapping: Mapping[str, str], wanted: set[str], known: tuple[str, ...]) -> None:
+    missing, unknown = sorted(wanted - set(mapping)), sorted(set(mapping) - set(known))
+    if missing or unknown:
+        raise SourceError(f"{field}: missing {missing}, unknown {unknown}; it maps {list(known)} to columns of the file")
