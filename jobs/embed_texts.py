@@ -1,6 +1,7 @@
 """Turns what is said of items, and every distinct tag, into vectors. Reads item, tag; writes item_embedding, tag_embedding.
 
-ray job submit --working-dir . -- python jobs/embed_texts.py --config jobs/configs/embed_texts/demo.yaml
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/embed_texts.py \\
+    --config jobs/configs/embed_texts/demo.yaml --workspace /shared/workspace
 """
 
 from __future__ import annotations

@@ -138,19 +138,27 @@ def test_vllm_mapped_over_parts_writes_valid_answers(tiny: VLLMConfig, workspace
     assert set(rows["model"].to_pylist()) == {f"vllm:{tiny.model}"}
 
 
-def test_vllm_plain_process_with_the_environment_answers(tiny: VLLMConfig) -> None:
+def test_vllm_plain_process_with_the_environment_refuses_bad_settings_and_answers(tiny: VLLMConfig) -> None:
     script = (
         "import json, sys; from intently.llm.contract import *; from intently.llm.engines.vllm import *\n"
-        "engine = VLLMEngine(VLLMConfig.model_validate_json(sys.argv[1]))\n"
+        "config = VLLMConfig.model_validate_json(sys.argv[1])\n"
+        "try:\n"
+        "    VLLMEngine(config.model_copy(update={'quantization': 'sqeezed'}))\n"
+        "except EngineError as error:\n"
+        "    refusal = str(error)\n"
+        "engine = VLLMEngine(config)\n"
         "request = Request('a', ({'role': 'user', 'content': 'Hello'},), Sampling(max_tokens=3), None)\n"
-        "print(json.dumps([engine.generate([request])[0].completion_tokens, engine.generate([])]), flush=True)\n"
+        "print(json.dumps([engine.generate([request])[0].completion_tokens, engine.generate([]), refusal]), flush=True)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(PLATFORM), **engine_environment(tiny)}
     done = subprocess.run(
         [sys.executable, "-c", script, tiny.model_dump_json()], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [3, []]
+    num_tokens, nothing, refusal = json.loads(done.stdout.splitlines()[-1])
+    assert (num_tokens, nothing) == (3, [])
+    assert refusal.startswith(f"vllm:{tiny.model} cannot start")
+    assert "sqeezed" in refusal
 
 
 def test_vllm_process_without_the_environment_is_refused(tiny: VLLMConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,11 @@ def _longest(path: str, config: VLLMConfig) -> int:
 
 
 def _start(path: str, max_model_len: int, config: VLLMConfig) -> LLM:
-    from vllm import LLM  # heavy (5 s): only where an engine is started
+    try:
+        from vllm import LLM  # heavy (5 s): only where an engine is started
+        from vllm.exceptions import VLLMError
+    except ImportError as error:
+        raise EngineError(f"vllm cannot be imported ({error}); install the extra cpu or gpu of this package") from error
 
     kv_cache_gb = config.kv_cache_gb or (0.5 if config.on_cpu else None)
     settings: dict[str, Any] = {
@@ -208,7 +212,7 @@ def _start(path: str, max_model_len: int, config: VLLMConfig) -> LLM:
         settings |= {"gpu_memory_utilization": config.gpu_memory_share, "tensor_parallel_size": config.tensor_parallel}
     try:
         return LLM(path, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, VLLMError) as error:
         raise EngineError(f"vllm:{config.model} cannot start: {error}") from error
 
 
