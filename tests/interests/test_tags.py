@@ -141,7 +141,7 @@ def test_predict_tags_no_item_is_close_leaves_the_category_open(
     interests: pa.Table, histories: pa.Table, items: pa.Table, encoder: TextEncoder
 ) -> None:
     engine = ScriptedEngine(lambda _: answer(("quarterly income tax form", "guitar playing")))
-    predicted = predict_tags(interests, histories, items, engine, encoder, CONFIG)
+    predicted = predict_tags(interests, histories, items, engine, encoder, TagConfig(category_similarity=0.7))
     assert predicted.tags["category"].to_pylist() == [None, None]
 
 
