@@ -1,0 +1,192 @@
+"""The catalogue as numbers: what the item tower and the tag tower look up.
+
+Shapes: I items, E length of a text embedding, T distinct tags, W words over all tags.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from intently.core.errors import SchemaError
+from intently.retrieval.interactions import Interactions, rows_of
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Item features. Row i of every array is item i of `item_ids`.
+
+    Attributes:
+        item_ids: [I] strings, distinct.
+        category_names: the category of each code.
+        categories: [I] int64 codes.
+        brands: [I] int64 codes; 0 is no brand.
+        num_brands: codes in use, 0 included.
+        prices: [I] int64 bins by quantile; 0 is no price.
+        texts: [I, E] float32, zero where an item has no text embedding; E is 0 without any.
+    """
+
+    item_ids: pa.Array
+    category_names: list[str]
+    categories: np.ndarray
+    brands: np.ndarray
+    num_brands: int
+    prices: np.ndarray
+    texts: np.ndarray
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return len(self.item_ids)
+
+
+def read_catalogue(items: pa.Table, embeddings: pa.Table, price_bins: int) -> Catalogue:
+    """Item rows and their text embeddings → numbers.
+
+    Args:
+        items: ITEM.
+        embeddings: EMBEDDING of kind item, may be empty.
+        price_bins: number of price quantiles.
+    Raises:
+        SchemaError: there are no items.
+    """
+    if not items.num_rows:
+        raise SchemaError("table item: no rows, so there is nothing to recommend")
+    item_ids = items["item_id"].combine_chunks()
+    category = items["category"].combine_chunks().dictionary_encode()
+    brand = items["brand"].combine_chunks().dictionary_encode()
+    return Catalogue(
+        item_ids=item_ids,
+        category_names=category.dictionary.to_pylist(),
+        categories=_codes(category),
+        brands=_codes(brand) + 1,
+        num_brands=len(brand.dictionary) + 1,
+        prices=_bins(pc.fill_null(items["price"], float("nan")).to_numpy(), price_bins),
+        texts=_aligned(embeddings, item_ids),
+    )
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Distinct tags and who has them.
+
+    Attributes:
+        names: [T] strings.
+        words: [W] int64 hashed words of all tags, one tag after the other.
+        offsets: [T + 1] int64 places in `words`.
+        users: [N] int64 user row of each (user, tag) row.
+        tags: [N] int64 its tag.
+        categories: [N] int64 its category code, −1 where none is known.
+    """
+
+    names: pa.Array
+    words: np.ndarray
+    offsets: np.ndarray
+    users: np.ndarray
+    tags: np.ndarray
+    categories: np.ndarray
+
+    def texts(self, embeddings: pa.Table) -> np.ndarray:
+        """[T, E] float32 text embeddings of the tags, from EMBEDDING rows of kind tag."""
+        return _aligned(embeddings, self.names)
+
+
+def read_tags(tags: pa.Table, user_ids: pa.Array, category_names: list[str], token_buckets: int) -> Tags:
+    """TAG rows → numbers; tags of unknown users are left out."""
+    users = rows_of(tags["user_id"], user_ids)
+    known = users >= 0
+    encoded = tags["tag"].combine_chunks().dictionary_encode() if tags.num_rows else pa.array([], pa.string()).dictionary_encode()
+    words, offsets = hash_words(encoded.dictionary, token_buckets)
+    categories = rows_of(tags["category"], pa.array(category_names, pa.string()))
+    return Tags(encoded.dictionary, words, offsets, users[known], _codes(encoded)[known], categories[known])
+
+
+def hash_words(texts: pa.Array, token_buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts → hashed lower-case words and the offsets of each text's own; a text without words gets one word, the empty one."""
+    split = pc.split_pattern_regex(pc.utf8_trim_whitespace(pc.utf8_lower(texts)), r"[^\p{L}\p{N}]+")
+    lengths = pc.fill_null(pc.list_value_length(split), 0).to_numpy(zero_copy_only=False)
+    distinct = pc.list_flatten(split).dictionary_encode()
+    # One hash a distinct word: the loop is over the vocabulary, not over the rows.
+    buckets = np.array([zlib.crc32(word.encode()) % token_buckets for word in distinct.dictionary.to_pylist()], np.int64)
+    words = buckets[distinct.indices.to_numpy(zero_copy_only=False)] if len(buckets) else np.empty(0, np.int64)
+    return words, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def pair_tags_with_items(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue, past: Interactions, per_tag: int) -> np.ndarray:
+    """Pairs (tag, item) that should lie close, for L_tag.
+
+    Two kinds. A tag with the items of its own category that its user took last, at most `per_tag`: tags are written from
+    history_train, so these come from the very events that the tag was read from and nothing of validation or test is used.
+    And each tag with the item whose text embedding is nearest, within the tag's category where that is known.
+
+    Args:
+        tags: T distinct tags, N (user, tag) rows.
+        tag_texts: [T, E] text embeddings; E = 0 leaves the second kind out.
+        catalogue: I items.
+        past: events of history_train.
+        per_tag: items of the first kind for one (user, tag) row.
+    Returns:
+        [M, 2] int64 tag, item.
+    """
+    num_categories = len(catalogue.category_names)
+    event_keys = past.users * num_categories + catalogue.categories[past.items]
+    order = np.argsort(event_keys, kind="stable")
+    known = tags.categories >= 0
+    keys = tags.users[known] * num_categories + tags.categories[known]
+    low, high = (np.searchsorted(event_keys[order], keys, side) for side in ("left", "right"))
+    places = high[:, None] - 1 - np.arange(per_tag)
+    row, column = np.nonzero(places >= low[:, None])
+    taken = np.stack([tags.tags[known][row], past.items[order[places[row, column]]]], axis=1)
+    return np.concatenate([taken, _nearest(tags, tag_texts, catalogue)])
+
+
+def _nearest(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue, block: int = 256) -> np.ndarray:
+    if not tag_texts.shape[1] or not catalogue.texts.shape[1] or not len(tags.names):
+        return np.empty((0, 2), np.int64)
+    category = np.full(len(tags.names), -1)
+    category[tags.tags] = tags.categories
+    nearest = np.empty(len(tags.names), np.int64)
+    for start in range(0, len(nearest), block):
+        rows = slice(start, start + block)
+        similarity = tag_texts[rows] @ catalogue.texts.T
+        foreign = (category[rows, None] >= 0) & (category[rows, None] != catalogue.categories)
+        nearest[rows] = np.where(foreign, -np.inf, similarity).argmax(axis=1)
+    return np.stack([np.arange(len(nearest)), nearest], axis=1)
+
+
+def _codes(encoded: pa.DictionaryArray) -> np.ndarray:
+    return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _bins(values: np.ndarray, num_bins: int) -> np.ndarray:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros(len(values), np.int64)
+    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, num_bins + 1)[1:-1]))
+    return np.where(known, np.searchsorted(edges, np.nan_to_num(values), side="right") + 1, 0).astype(np.int64)
+
+
+def _aligned(embeddings: pa.Table, ids: pa.Array) -> np.ndarray:
+    """[len(ids), E] the vector of each id, zero where there is none."""
+    if not embeddings.num_rows:
+        return np.zeros((len(ids), 0), np.float32)
+    matrix = vectors_of(embeddings)
+    rows = rows_of(ids, embeddings["id"].combine_chunks())
+    return np.where(rows[:, None] >= 0, matrix[rows], np.float32(0))
+
+
+def vectors_of(embeddings: pa.Table) -> np.ndarray:
+    """EMBEDDING rows → [n, D] float32.
+
+    Raises:
+        SchemaError: the vectors are not of one length.
+    """
+    lengths = pc.unique(pc.list_value_length(embeddings["vector"])).to_pylist()
+    if len(lengths) > 1:
+        raise SchemaError(f"table embedding, column vector: lengths {sorted(lengths)}, must be one")
+    flat = pc.list_flatten(embeddings["vector"]).to_numpy()
+    return flat.reshape(embeddings.num_rows, -1).astype(np.float32)

@@ -1,0 +1,151 @@
+"""Histories as flat arrays: what training examples, windows, seen items and targets are cut from.
+
+Shapes: U users, E events, I items, B examples, N events in a window. Users lie one after the other, events oldest first, and
+`offsets[u]:offsets[u + 1]` are the events of user row u. Items and behaviours are numbers: rows of the catalogue and
+places in the configured list; events without a known item or of another behaviour are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from intently.core.config import Config
+from intently.core.schema import Behaviour
+
+POSITIVE = {Behaviour.FAVOURITE: 1.0, Behaviour.CART: 1.0, Behaviour.PURCHASE: 1.0, Behaviour.RATING: 1.0}
+RELIABLE = (
+    Behaviour.DETAIL_VIEW,
+    Behaviour.REVIEW_READ,
+    Behaviour.SEARCH,
+    Behaviour.FAVOURITE,
+    Behaviour.CART,
+    Behaviour.PURCHASE,
+    Behaviour.RATING,
+)
+
+
+class BehaviourConfig(Config):
+    """Which behaviours the towers see and learn to foretell."""
+
+    history: tuple[Behaviour, ...] = Field(RELIABLE, description="behaviours that make up a user's past; each is pooled on its own")
+    positive: dict[Behaviour, float] = Field(POSITIVE, description="behaviours that are foretold, with their weight in the loss")
+
+    @model_validator(mode="after")
+    def _positive_are_read(self) -> BehaviourConfig:
+        unread = sorted(set(self.positive) - set(self.history))
+        if unread or not any(weight > 0 for weight in self.positive.values()):
+            raise ValueError(f"positive must weigh at least one behaviour above 0 and name only those of history; {unread} are not")
+        return self
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Events of many users.
+
+    Attributes:
+        user_ids: [U] strings.
+        offsets: [U + 1] int64.
+        items: [E] int64 catalogue rows.
+        behaviours: [E] int64 places in BehaviourConfig.history.
+    """
+
+    user_ids: pa.Array
+    offsets: np.ndarray
+    items: np.ndarray
+    behaviours: np.ndarray
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    @property
+    def users(self) -> np.ndarray:
+        """[E] the user row of each event."""
+        return np.repeat(np.arange(self.num_users), np.diff(self.offsets))
+
+
+def read_interactions(history: pa.Table, item_ids: pa.Array, behaviours: Sequence[Behaviour]) -> Interactions:
+    """History rows → flat arrays, users in the table's order."""
+    items = pc.list_flatten(history["item_ids"])
+    kinds = pc.list_flatten(history["behaviours"])
+    lengths = pc.list_value_length(history["item_ids"]).to_numpy()
+    owner = np.repeat(np.arange(history.num_rows), lengths)
+    item = rows_of(items, item_ids)
+    kind = rows_of(kinds, pa.array([str(behaviour) for behaviour in behaviours]))
+    kept = (item >= 0) & (kind >= 0)
+    counts = np.bincount(owner[kept], minlength=history.num_rows)
+    user_ids = history["user_id"].combine_chunks() if history.num_rows else pa.array([], pa.string())
+    return Interactions(user_ids, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), item[kept], kind[kept])
+
+
+def append_interactions(past: Interactions, later: Interactions) -> Interactions:
+    """The same users with later events behind their earlier ones; users of `later` that `past` does not know are left out."""
+    rows = rows_of(later.user_ids, past.user_ids)
+    later_users = rows[later.users]
+    known = later_users >= 0
+    users = np.concatenate([past.users, later_users[known]])
+    order = np.argsort(users, kind="stable")
+    items = np.concatenate([past.items, later.items[known]])[order]
+    behaviours = np.concatenate([past.behaviours, later.behaviours[known]])[order]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=past.num_users))]).astype(np.int64)
+    return Interactions(past.user_ids, offsets, items, behaviours)
+
+
+def rows_of(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> np.ndarray:
+    """[n] int64 row of each value in `among`, −1 where it is not there (or null)."""
+    found = pc.index_in(values, value_set=among, skip_nulls=True)
+    return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def positives(past: Interactions, config: BehaviourConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Events to learn from: of a positive behaviour, on an item that the user had not taken before.
+
+    Returns:
+        places: [P] int64 event places, ascending.
+        weights: [P] float32, of their behaviour.
+    """
+    weight = np.array([config.positive.get(behaviour, 0.0) for behaviour in config.history], np.float32)
+    places = np.flatnonzero(weight[past.behaviours] > 0)
+    num_items = int(past.items.max(initial=0)) + 1
+    _, first = np.unique(past.users[places] * num_items + past.items[places], return_index=True)
+    places = places[np.sort(first)]
+    return places, weight[past.behaviours[places]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Items that each user has taken already (a positive behaviour), as CSR.
+
+    Attributes:
+        offsets: [U + 1] int64.
+        items: catalogue rows, distinct within a user.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+
+    def of(self, user: int) -> np.ndarray:
+        """Catalogue rows of one user row."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def pairs(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `users`, catalogue row) of every item that those user rows have taken."""
+        counts = np.diff(self.offsets)[users]
+        place = np.repeat(np.arange(len(users)), counts)
+        starts = np.repeat(self.offsets[users], counts)
+        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return place, self.items[starts + within]
+
+
+def seen_items(past: Interactions, config: BehaviourConfig) -> Seen:
+    """What filter-seen takes out: items of the positive behaviours in the past."""
+    places, _ = positives(past, config)
+    counts = np.bincount(past.users[places], minlength=past.num_users)
+    return Seen(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), past.items[places])

@@ -1,0 +1,262 @@
+"""Training the towers: what a step draws, the loss of it, and the loop that the harness runs.
+
+Shapes: B examples of a step, T tag pairs of a step, S candidates, N events in a window, I items, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from intently.core.config import Config
+from intently.core.errors import SchemaError
+from intently.core.workspace import Workspace
+from intently.retrieval.catalogue import Catalogue, Tags, pair_tags_with_items, read_catalogue, read_tags
+from intently.retrieval.interactions import BehaviourConfig, Interactions, positives, read_interactions
+from intently.retrieval.losses import log_inclusion, same_category, softmax_loss
+from intently.retrieval.towers import TowerConfig, Towers, Window, WindowCutter, sizes_of
+from intently.runtime.train import TrainSession
+
+
+class LearningConfig(Config):
+    """How the towers learn. Batches are the whole group's: each worker takes its share."""
+
+    num_epochs: int = Field(5, ge=1, description="passes over the examples")
+    batch_size: int = Field(2048, ge=1, description="examples of a step")
+    num_negatives: int = Field(1024, ge=0, description="items drawn uniformly as negatives of a step, beside the in-batch ones")
+    tag_batch_size: int = Field(256, ge=0, description="tag-item pairs of a step; 0 leaves L_tag and L_cate out")
+    items_per_tag: int = Field(4, ge=0, description="items of the tag's category, taken last by its user, that it is paired with")
+    examples_per_epoch: int | None = Field(None, ge=1, description="examples drawn for an epoch; None takes all")
+    learning_rate: float = Field(3e-3, gt=0, description="peak of AdamW's learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; a cosine falls after it")
+    temperature: float = Field(0.07, gt=0, description="cosines are divided by it in every softmax")
+    alpha: float = Field(0.5, ge=0, le=1, description="a in L = L_col + a·L_tag + (1 − a)·L_cate")
+    seed: int = Field(0, description="of initial weights and of every draw")
+
+
+class TrainingConfig(Config):
+    """Everything that decides the trained towers."""
+
+    behaviours: BehaviourConfig = Field(BehaviourConfig(), description="what is read and what is foretold")
+    towers: TowerConfig = Field(TowerConfig(), description="shapes")
+    learning: LearningConfig = Field(LearningConfig(), description="losses and optimizer")
+
+
+@dataclass(frozen=True)
+class TowerData:
+    """What the towers are trained on, all of it from history_train.
+
+    Attributes:
+        catalogue: I items.
+        past: events of history_train.
+        tags: tags of the users.
+        pairs: [M, 2] tag, item.
+    """
+
+    catalogue: Catalogue
+    past: Interactions
+    tags: Tags
+    pairs: np.ndarray
+
+
+def read_tower_data(workspace: Workspace, versions: Mapping[str, str], config: TrainingConfig) -> TowerData:
+    """The tables at the given versions (artifact → version) as arrays."""
+    item_embedding, tag_embedding = (workspace.artifact(name, versions[name]).read() for name in ("item_embedding", "tag_embedding"))
+    items = workspace.artifact("item", versions["item"]).read()
+    catalogue = read_catalogue(items, item_embedding, config.towers.price_bins)
+    history = workspace.artifact("history_train", versions["history_train"]).read(columns=["user_id", "item_ids", "behaviours"])
+    past = read_interactions(history, catalogue.item_ids, config.behaviours.history)
+    if not len(positives(past, config.behaviours)[0]):
+        raise SchemaError(f"table history: no event of a positive behaviour {[str(b) for b in config.behaviours.positive]} on a known item")
+    rows = workspace.artifact("tag", versions["tag"]).read()
+    tags = read_tags(rows, past.user_ids, catalogue.category_names, config.towers.token_buckets)
+    pairs = pair_tags_with_items(tags, tags.texts(tag_embedding), catalogue, past, config.learning.items_per_tag)
+    return TowerData(catalogue, past, tags, pairs)
+
+
+def build_towers(data: TowerData, config: TrainingConfig) -> Towers:
+    """Untrained towers, the same for the same seed."""
+    torch.manual_seed(config.learning.seed)
+    sizes = sizes_of(data.catalogue, data.past.num_users, len(config.behaviours.history), config.towers)
+    return Towers(config.towers, sizes, data.catalogue)
+
+
+class Batch(NamedTuple):
+    """One step's draw."""
+
+    window: Window
+    targets: torch.Tensor
+    """[B] catalogue rows."""
+    weights: torch.Tensor
+    """[B] weight of the target's behaviour."""
+    words: torch.Tensor
+    """[W] hashed words of the step's T tags."""
+    word_offsets: torch.Tensor
+    """[T] where each tag's words begin."""
+    tagged: torch.Tensor
+    """[T] the item each tag is paired with."""
+    peers: torch.Tensor
+    """[T] an item of the same category."""
+    negatives: torch.Tensor
+    """[M] catalogue rows drawn uniformly."""
+
+
+class Sampler:
+    """Draws batches: a random order of the examples an epoch, random pairs and negatives a step."""
+
+    def __init__(self, data: TowerData, config: TrainingConfig, rank: int, world_size: int, device: torch.device) -> None:
+        self.learning, self.rank, self.world_size, self.device = config.learning, rank, world_size, device
+        self.cutter = WindowCutter(data.past, config.towers.windows[-1], device)
+        places, weights = positives(data.past, config.behaviours)
+        self.places, self.weights = torch.tensor(places, device=device), torch.tensor(weights, device=device)
+        self.users = torch.tensor(data.past.users[places], device=device)
+        self.pairs = torch.tensor(data.pairs, device=device)
+        self.words, self.word_offsets = torch.tensor(data.tags.words, device=device), torch.tensor(data.tags.offsets, device=device)
+        categories = torch.tensor(data.catalogue.categories, device=device)
+        self.categories, self.num_items = categories, data.catalogue.num_items
+        self.by_category = categories.argsort(stable=True)
+        self.category_sizes = torch.bincount(categories)
+        self.category_starts = self.category_sizes.cumsum(0) - self.category_sizes
+        drawn = min(len(places), config.learning.examples_per_epoch or len(places))
+        self.num_steps = max(1, drawn // config.learning.batch_size)
+        self.share = max(1, config.learning.batch_size // world_size)
+        self.tag_share = config.learning.tag_batch_size // world_size if len(data.pairs) else 0
+
+    @property
+    def rates(self) -> torch.Tensor:
+        """[I] how often each item is drawn into a step's candidates on average, λ of the log-Q correction."""
+        count = torch.bincount(self.cutter.items[self.places], minlength=self.num_items).float()
+        rates = self.share * count / max(1, len(self.places)) + self.learning.num_negatives / self.num_items
+        if self.tag_share:
+            tagged = torch.bincount(self.pairs[:, 1], minlength=self.num_items).float() * self.tag_share / len(self.pairs)
+            in_category = torch.bincount(self.categories, weights=tagged, minlength=len(self.category_sizes))
+            rates = rates + tagged + in_category[self.categories] / self.category_sizes[self.categories]
+        return rates.float()
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of this worker in one epoch."""
+        generator = torch.Generator().manual_seed(self.learning.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.places), generator=generator)
+        own = torch.Generator().manual_seed((self.learning.seed * 1_000_003 + epoch) * 1_009 + self.rank + 1)
+        for step in range(self.num_steps):
+            chosen = order[step * self.learning.batch_size :][: self.learning.batch_size][self.rank :: self.world_size]
+            yield self.batch(chosen.to(self.device), own)
+
+    def batch(self, chosen: torch.Tensor, generator: torch.Generator) -> Batch:
+        """Examples (places in the list of positives) with freshly drawn tag pairs and negatives."""
+        places = self.places[chosen]
+        tags, tagged = self._draw(len(self.pairs), self.tag_share, generator, self.pairs)
+        words, word_offsets = self._words(tags)
+        sizes = self.category_sizes[self.categories[tagged]]
+        nth = (torch.rand(len(tagged), generator=generator).to(self.device) * sizes).long()
+        return Batch(
+            window=self.cutter.window(self.users[chosen], places),
+            targets=self.cutter.items[places],
+            weights=self.weights[chosen],
+            words=words,
+            word_offsets=word_offsets,
+            tagged=tagged,
+            peers=self.by_category[self.category_starts[self.categories[tagged]] + nth],
+            negatives=torch.randint(self.num_items, (self.learning.num_negatives,), generator=generator).to(self.device),
+        )
+
+    def _draw(self, bound: int, count: int, generator: torch.Generator, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.randint(max(1, bound), (count,), generator=generator).to(self.device)
+        return pairs[rows, 0], pairs[rows, 1]
+
+    def _words(self, tags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        starts, counts = self.word_offsets[tags], self.word_offsets[tags + 1] - self.word_offsets[tags]
+        offsets = counts.cumsum(0) - counts
+        within = torch.arange(int(counts.sum()), device=self.device) - offsets.repeat_interleave(counts)
+        return self.words[starts.repeat_interleave(counts) + within], offsets
+
+
+class Losses(NamedTuple):
+    """Scalars of one step."""
+
+    total: torch.Tensor
+    collaborative: torch.Tensor
+    tag: torch.Tensor
+    category: torch.Tensor
+
+
+class TowerObjective(nn.Module):
+    """Towers and their loss as one module, which is what the engine wraps."""
+
+    def __init__(self, towers: Towers, learning: LearningConfig, rates: torch.Tensor) -> None:
+        super().__init__()
+        self.towers, self.learning = towers, learning
+        self.register_buffer("log_q", log_inclusion(rates), persistent=False)
+
+    def forward(self, batch: Batch) -> Losses:
+        """L_col + a·L_tag + (1 − a)·L_cate over the step's candidates."""
+        temperature, alpha = self.learning.temperature, self.learning.alpha
+        item = self.towers.item
+        num_items = len(self.log_q)
+        drawn, _ = _distinct(num_items, batch.targets, batch.tagged, batch.peers, batch.negatives)
+        needed, place = _distinct(num_items, drawn, batch.window.items.flatten())
+        representations = item.represent(needed)  # r_v of every item in sight
+        candidates = item(representations[place[drawn]])  # [S, D]
+        _, among = _distinct(num_items, drawn)
+        log_q = self.log_q[drawn]
+
+        users = self.towers.user(batch.window, nn.functional.embedding(place[batch.window.items], representations))
+        collaborative = softmax_loss(users, candidates, among[batch.targets], log_q, temperature, batch.weights)
+        if not len(batch.tagged):
+            zero = torch.zeros_like(collaborative)
+            return Losses(collaborative, collaborative, zero, zero)
+        tags = self.towers.tag(batch.words, batch.word_offsets)
+        tag = softmax_loss(tags, candidates, among[batch.tagged], log_q, temperature)
+        peers = among[batch.peers]
+        category = softmax_loss(tags, candidates, peers, log_q, temperature, hidden=same_category(item.categories[drawn], peers))
+        return Losses(collaborative + alpha * tag + (1 - alpha) * category, collaborative, tag, category)
+
+
+def _distinct(num_items: int, *rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct values of the tensors, ascending, and [I] the place of each among them (cheaper than sorting the windows)."""
+    present = torch.zeros(num_items, dtype=torch.bool, device=rows[0].device)
+    for each in rows:
+        present[each] = True
+    return present.nonzero()[:, 0], present.cumsum(0) - 1
+
+
+def train_towers(session: TrainSession, workspace: Workspace, versions: Mapping[str, str], config: TrainingConfig) -> None:
+    """The loop: reads its tables, trains, hands a checkpoint in after each epoch."""
+    # 1. data and modules, the same on every worker
+    learning = config.learning
+    data = read_tower_data(workspace, versions, config)
+    sampler = Sampler(data, config, session.rank, session.world_size, session.device)
+    module = TowerObjective(build_towers(data, config), learning, sampler.rates).to(session.device)
+    total_steps = learning.num_epochs * sampler.num_steps
+
+    # 2. optimizer: warm-up, then a cosine to zero
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total_steps, learning.warmup))
+    engine = session.engine(module, optimizer, sampler.share, schedule)
+
+    # 3. epochs
+    for epoch in range(session.resume(engine), learning.num_epochs):
+        engine.train()
+        torch.manual_seed((learning.seed + 1) * 7_919 + epoch * 101 + session.rank)  # of dropout
+        sums = torch.zeros(len(Losses._fields))
+        for batch in sampler.epoch(epoch):
+            losses = engine(batch)
+            engine.backward(losses.total)
+            engine.step()
+            sums += torch.stack([loss.detach() for loss in losses]).cpu()
+        session.end_epoch(engine, learning.num_epochs, dict(zip(Losses._fields, (sums / sampler.num_steps).tolist(), strict=True)))
+
+
+def _rate(step: int, total_steps: int, warmup: float) -> float:
+    rising = max(1, int(warmup * total_steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
