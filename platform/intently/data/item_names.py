@@ -45,25 +45,26 @@ def short_names(items: pa.Table, config: NameConfig) -> pl.DataFrame:
         said=pl.lit(""), left=config.max_words - _num_words(pl.col("title"))
     )
     for facet in config.facets:
-        frame = _add_facet(frame, _facet(facet, config))
+        for text in _facets(facet, config):
+            frame = _add_facet(frame, _tidy(text))
     bracket = pl.when(pl.col("said") != "").then(pl.concat_str(pl.lit(" ["), pl.col("said"), pl.lit("]"))).otherwise(pl.lit(""))
     name = pl.concat_str(pl.col("title"), bracket).str.strip_chars()
     short = pl.when(name.str.len_chars() > config.max_characters).then(name.str.slice(0, config.max_characters - 1) + "…").otherwise(name)
     return frame.select("item_id", name=pl.when(short == "").then(pl.col("item_id")).otherwise(short))
 
 
-def _facet(facet: Facet, config: NameConfig) -> pl.Expr:
+def _facets(facet: Facet, config: NameConfig) -> list[pl.Expr]:
+    """The texts of a facet, most important first; null where there is none."""
     match facet:
         case "category":
-            known = pl.when(pl.col("category") != "unknown").then(pl.col("category"))
-            return _tidy(known)
+            return [pl.when(pl.col("category") != "unknown").then(pl.col("category"))]
         case "categories":
-            return _tidy(pl.col("categories").list.join("/"))
+            return [pl.col("categories").list.join("/")]
         case "brand":
-            return _tidy(pl.col("brand"))
+            return [pl.col("brand")]
         case "attributes":
-            values = pl.col("attributes").list.head(config.max_attributes).list.eval(pl.element().str.replace(r"^[^:]*:\s*", ""))
-            return _tidy(values.list.join("/"))
+            values = [pl.col("attributes").list.get(place, null_on_oob=True) for place in range(config.max_attributes)]
+            return [value.str.replace(r"^[^:]*:\s*", "") for value in values]
 
 
 def _add_facet(frame: pl.DataFrame, facet: pl.Expr) -> pl.DataFrame:
