@@ -12,8 +12,9 @@ from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import EXPLANATION
 from intently.core.workspace import Artifact, Workspace
+from intently.data.counts import total_counts
 from intently.interests.explanations import ExplanationConfig
-from intently.interests.usage import total_metrics
+from intently.interests.usage import usage_metrics
 from intently.interests.workers import Explainer
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
@@ -49,7 +50,7 @@ def run(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
         "encoder": config.encoder,
     }
     map_parts(Explainer, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
-    return stage.finish(total_metrics(stage, parts))
+    return stage.finish(usage_metrics(total_counts(stage, parts)))
 
 
 JOB = Job(

@@ -12,7 +12,8 @@ from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import USER_INTEREST
 from intently.core.workspace import Artifact, Workspace
-from intently.interests.usage import total_metrics
+from intently.data.counts import total_counts
+from intently.interests.usage import usage_metrics
 from intently.interests.users import MiningConfig, chosen_users, user_order
 from intently.interests.workers import UserMiner
 from intently.llm.encoder import EncoderConfig
@@ -51,7 +52,7 @@ def run(config: MineUserInterestsConfig, workspace: Workspace) -> Artifact:
     parts = chunks.parts()
     map_parts(UserMiner, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
     num_read = len(users) if last_place is None else sum(user_order(user) <= last_place for user in users)
-    metrics = total_metrics(stage, parts) | {"users_read": num_read, "users": len(users)}
+    metrics = usage_metrics(total_counts(stage, parts)) | {"users_read": num_read, "users": len(users)}
     return stage.finish(metrics, {"users": f"{num_read} of the {len(users)} users that have chunks were read"})
 
 

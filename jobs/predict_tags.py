@@ -12,8 +12,9 @@ from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import TAG
 from intently.core.workspace import Artifact, Workspace
+from intently.data.counts import total_counts
 from intently.interests.tags import TagConfig
-from intently.interests.usage import total_metrics
+from intently.interests.usage import usage_metrics
 from intently.interests.workers import TagPredictor
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
@@ -48,7 +49,7 @@ def run(config: PredictTagsConfig, workspace: Workspace) -> Artifact:
     }
     parts = interests.parts()
     map_parts(TagPredictor, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
-    return stage.finish(total_metrics(stage, parts))
+    return stage.finish(usage_metrics(total_counts(stage, parts)))
 
 
 JOB = Job(name="predict_tags", config=PredictTagsConfig, reads=("user_interest", "history_train", "item"), writes={"tag": TAG}, run=run)

@@ -1,13 +1,9 @@
-"""What the questions to a language model cost, kept beside each part so that a resumed run still knows all of it."""
+"""What questions to a language model cost."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-
-from intently.core.workspace import Stage
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -34,23 +30,6 @@ class Usage:
         return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Usage)))
 
 
-def save_counts(stage: Stage, part: str, usage: Usage, others: Mapping[str, float]) -> None:
-    """Put a part's usage and other counts into the stage; call it before `Stage.write`, so that a part that stands has them."""
-    stage.put(_filename(part), json.dumps({**asdict(usage), **others}).encode())
-
-
-def total_metrics(stage: Stage, parts: Iterable[str]) -> dict[str, float]:
-    """Figures for the manifest, over all parts, whichever run made them: the sums, and the share of valid answers.
-
-    Raises:
-        WorkspaceError: a part's counts cannot be read.
-    """
-    total: Counter[str] = Counter(asdict(Usage()))
-    for part in parts:
-        path = stage.workspace.path(stage.name, stage.version, _filename(part))
-        total.update(json.loads(stage.workspace.read_bytes(path)))
-    return {**total, "valid_share": total["valid"] / total["questions"] if total["questions"] else 0.0}
-
-
-def _filename(part: str) -> str:
-    return f"{part}.usage.json"
+def usage_metrics(counts: Mapping[str, float]) -> dict[str, float]:
+    """Counts summed over parts → figures for the manifest: the counts themselves and the share of valid answers."""
+    return {**counts, "valid_share": counts["valid"] / counts["questions"] if counts["questions"] else 0.0}

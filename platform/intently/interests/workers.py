@@ -6,14 +6,16 @@ The plain functions of this room do the work; nothing here knows Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import pyarrow as pa
 
 from intently.core.schema import ITEM
 from intently.core.workspace import Artifact, Stage
+from intently.data.counts import save_counts
 from intently.interests.explanations import ExplanationConfig, explain, pairs_of_part, plan_pairs
 from intently.interests.tags import TagConfig, predict_tags
-from intently.interests.usage import Usage, save_counts
+from intently.interests.usage import Usage
 from intently.interests.users import MiningConfig, keep_chosen, mine_users
 from intently.interests.vectors import RememberingEncoder
 from intently.llm.encoder import EncoderConfig, TextEncoder
@@ -136,7 +138,7 @@ def _write(
     stage: Stage, part: str, rows: pa.Table, rejects: pa.Table, usage: Usage, others: Mapping[str, int] | None = None
 ) -> dict[str, int | float]:
     """Write a part with its counts; the figures of its progress line."""
-    save_counts(stage, part, usage, others or {})
+    save_counts(stage, part, {**asdict(usage), **(others or {})})
     stage.write(part, rows, rejects)
     speed = usage.completion_tokens / usage.seconds if usage.seconds else 0.0
     counts = {"rows": rows.num_rows, "rejects": rejects.num_rows, "questions": usage.questions}
