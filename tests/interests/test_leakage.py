@@ -71,7 +71,7 @@ def test_prompts_from_train_never_name_a_held_out_item(world: tuple[pa.Table, pa
     items, _, split = world
     secret = held_out(split)
     mining, tagging = ask(items, split.train, encoder)
-    assert len(secret) >= 20 and len(mining) > 50 and len(tagging) > 20
+    assert len(secret) == 20 and len(mining) > len(tagging) >= 20
     assert not [key for key, prompt in mining.items() if titles(prompt) & secret.get(key.split("/")[0], set())]
     assert not [user for user, prompt in tagging.items() if titles(prompt) & secret.get(user, set())]
 
