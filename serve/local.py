@@ -35,8 +35,10 @@ def deploy(workspace: str, event_log: str, port: int) -> str:
     # Replicas need not have this process's working folder.
     root = workspace if "://" in workspace else str(Path(workspace).absolute())
     application = build({"workspace": root, "event_log": str(Path(event_log).absolute())})
-    ray_serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port})
-    ray_serve.run(application, name="intently", route_prefix="/")
+    # Metrics say what is asked; a line a request would drown everything else in the terminal.
+    logging = {"enable_access_log": False, "log_level": "WARNING"}
+    ray_serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port}, logging_config=logging)
+    ray_serve.run(application, name="intently", route_prefix="/", logging_config=logging)
     return f"http://{HOST}:{port}/"
 
 

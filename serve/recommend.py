@@ -42,17 +42,19 @@ class Recommender:
         return self.state.retriever.beta if asked.beta is None else asked.beta
 
     def for_user(self, user_id: str, asked: Asked) -> list[Recommendation]:
-        """Items for a user of the histories; one whom the towers were not trained on is answered by history alone."""
+        """Items for a user of the histories; one whom the towers do not know is answered by history alone."""
         state = self.state
+        known = state.retriever.knows(user_id)
         with self._telemetry.stage("retrieve"):
-            candidates = state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen)
-        source = "towers"
-        if not candidates.num_rows:
-            item_ids, behaviours = state.histories.items(user_id, LONGEST_HISTORY)
-            source = "history"
-            with self._telemetry.stage("retrieve"):
-                candidates = state.retriever.retrieve_history(item_ids, behaviours, asked.k, beta=asked.beta)
+            if known:
+                candidates = state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen)
+            else:
+                item_ids, behaviours = state.histories.items(user_id, LONGEST_HISTORY)
+                candidates = state.retriever.retrieve_history(
+                    item_ids, behaviours, asked.k, beta=asked.beta, tags=state.tags.column(user_id, "tag"), filter_seen=asked.filter_seen
+                )
         with self._telemetry.stage("explain"):
+            source = "towers" if known else "history"
             return self._explained(candidates, source, state.current_interests(user_id), state.interest_of_category(user_id))
 
     def for_history(self, item_ids: Sequence[str], behaviours: Sequence[str], tags: Sequence[str], asked: Asked) -> list[Recommendation]:
@@ -66,7 +68,9 @@ class Recommender:
             raise refuse(422, "no-known-item", "history", ", ".join(item_ids), "the catalogue has none of these items")
         with self._telemetry.stage("retrieve"):
             items, acts = zip(*known, strict=True)
-            candidates = self.state.retriever.retrieve_history(list(items), list(acts), asked.k, beta=asked.beta, tags=tuple(tags))
+            candidates = self.state.retriever.retrieve_history(
+                items, acts, asked.k, beta=asked.beta, tags=tags, filter_seen=asked.filter_seen
+            )
         with self._telemetry.stage("explain"):
             return self._explained(candidates, "history", (), {})
 

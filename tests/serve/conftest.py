@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
-import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from intently.core.config import Config
-from intently.core.schema import CHUNK, EXPLANATION, HISTORY, ITEM, TAG, USER, USER_INTEREST, Table
-from intently.core.workspace import Workspace, open_stage
+from intently.core.schema import CHUNK, EXPLANATION, HISTORY, ITEM, TAG, USER, USER_INTEREST
+from intently.core.workspace import Workspace
+from intently.retrieval.towers import TowerConfig
+from intently.retrieval.training import TrainingConfig
 from PIL import Image, ImageDraw
+from ray import serve as ray_serve
+
+from benchmarks.serving import free_port, write_table, write_untrained_towers
+from serve.local import deploy
 
 GOODS = {
     "outdoor": ["waterproof hiking boots", "two-person tent", "trail running vest", "folding camp stove"],
@@ -21,10 +26,6 @@ GOODS = {
 COLOURS = {"outdoor": "#4d7c4f", "kitchen": "#b3632f", "books": "#3f6291"}
 PRICES = [129.0, 249.0, 89.5, 64.0, 45.0, 18.9, 32.0, 99.0, 24.0, 29.0, 19.5, 12.0]
 START = datetime(2025, 1, 10, 9, tzinfo=UTC)
-
-
-class Handmade(Config):
-    """Settings of the hand-made stages: there are none."""
 
 
 def rows_of_items() -> list[dict]:
@@ -138,35 +139,18 @@ def rows_of_tags() -> list[dict]:
     ]
 
 
-def write(workspace: Workspace, name: str, table: Table, rows: list[dict] | pa.Table) -> None:
-    """Write an artifact of one part."""
-    stage = open_stage(workspace, name, table, {}, Handmade())
-    stage.write("part-00000", rows if isinstance(rows, pa.Table) else table.from_rows(rows))
-    stage.finish()
-
-
 def write_tables(workspace: Workspace) -> None:
     """Everything that the service reads, but for the towers and the index."""
-    write(workspace, "item", ITEM, rows_of_items())
-    write(workspace, "user", USER, [{"user_id": user_id, "attributes": ["climate: rainy"] if user_id == "ada" else []} for user_id in ACTS])
-    write(workspace, "history", HISTORY, [history(user_id, acts) for user_id, acts in ACTS.items()])
-    write(workspace, "chunk", CHUNK, rows_of_chunks())
-    write(workspace, "user_interest", USER_INTEREST, rows_of_interests())
-    write(workspace, "tag", TAG, rows_of_tags())
+    write_table(workspace, "item", ITEM, rows_of_items())
+    users = [{"user_id": user_id, "attributes": ["climate: rainy"] if user_id == "ada" else []} for user_id in ACTS]
+    write_table(workspace, "user", USER, users)
+    for name in ("history", "history_train"):
+        write_table(workspace, name, HISTORY, [history(user_id, acts) for user_id, acts in ACTS.items()])
+    write_table(workspace, "chunk", CHUNK, rows_of_chunks())
+    write_table(workspace, "user_interest", USER_INTEREST, rows_of_interests())
+    write_table(workspace, "tag", TAG, rows_of_tags())
     reasons = [{"item_id": item_id, "interest": interest, "text": text, "model": "hand"} for item_id, interest, text in REASONS]
-    write(workspace, "explanation", EXPLANATION, reasons)
-
-
-def free_port() -> int:
-    """A port that nobody listens on, away from the usual ones."""
-    with socket.socket() as probe:
-        for port in range(18000, 19000):
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port between 18000 and 19000")
+    write_table(workspace, "explanation", EXPLANATION, reasons)
 
 
 @pytest.fixture
@@ -174,3 +158,25 @@ def tables(workspace: Workspace) -> Workspace:
     """A workspace with the hand-made tables only."""
     write_tables(workspace)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The hand-made tables with untrained towers."""
+    workspace = Workspace.open(tmp_path_factory.mktemp("served"))
+    write_tables(workspace)
+    write_untrained_towers(workspace, TrainingConfig(towers=TowerConfig(dim=8, hidden=16)), beta=0.5)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def event_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the events of the deployed service go."""
+    return tmp_path_factory.mktemp("event_log")
+
+
+@pytest.fixture(scope="session")
+def address(ray_session: None, served: Workspace, event_log: Path) -> Iterator[str]:
+    """Root of a service over the hand-made tables, deployed once; tests use event ids of their own."""
+    yield deploy(served.root, str(event_log), free_port())
+    ray_serve.shutdown()
