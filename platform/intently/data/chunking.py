@@ -210,7 +210,7 @@ def _newest(written: _Written, max_chunks: int | None) -> _Written:
     if max_chunks is None:
         return written
     rows = written.events.group_by("chunk_id", maintain_order=True).agg(pl.col("row").first())
-    newest = rows.filter(pl.int_range(pl.len()).over("row") >= pl.len().over("row") - max_chunks)
+    newest = rows.filter(pl.int_range(pl.len()).reverse().over("row") < max_chunks)
     return _Written(*(frame.join(newest, on="chunk_id", how="semi", maintain_order="left") for frame in (written.events, written.chunks)))
 
 

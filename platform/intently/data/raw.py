@@ -103,7 +103,6 @@ def _refused_because(known_items: pl.Series, earliest: date, latest: date) -> pl
     last = datetime(latest.year, latest.month, latest.day, 23, 59, 59, 999_999, tzinfo=UTC)
     is_search = behaviour == Behaviour.SEARCH
     reasons = {
-        "missing event_id": _absent("event_id"),
         "missing user_id": _absent("user_id"),
         "missing behaviour": _absent("behaviour"),
         "unknown behaviour": ~behaviour.is_in([str(value) for value in Behaviour]),
@@ -112,6 +111,7 @@ def _refused_because(known_items: pl.Series, earliest: date, latest: date) -> pl
         "bad timestamp": timestamp.is_null() | ~timestamp.is_between(first, last),
         "rating without a value": (behaviour == Behaviour.RATING) & ~pl.col("value").is_finite().fill_null(False),
         "negative dwell time": pl.col("dwell_s") < 0,
+        "missing event_id": _absent("event_id"),
         "unknown item": item.is_not_null() & (item != "") & ~item.is_in(known_items.implode()),
     }
     return pl.coalesce(pl.col("refused"), *[pl.when(refused).then(pl.lit(reason)) for reason, refused in reasons.items()])

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from intently.core.errors import SourceError
+from intently.data.files import FilesConfig
+from intently.data.sources import open_source
+
+from tests.data.reading import read_all
+
+LOG = """uid,sku,kind,at,secs
+u1,i1,pv,2024-05-01T10:00:00,12
+u1,i2,buy,2024-05-01 10:05:00,
+u2,i1,gaze,2024-05-01T10:00:00,1
+u2,i1,pv,soon,1
+u3,i1,pv,2024-05-01T10:00:00,1,too many
+,i1,pv,2024-05-01T10:00:00,1
+"""
+ITEMS = """sku,name,path,colour
+i1,Tent,Outdoor|Camping,green
+i2,Lamp,Home,
+i2,Lamp again,Home,
+i3,,Home,
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "users.csv").write_text("id,town\nu1,Oslo\nu2,\n")
+    return {
+        "events": str(tmp_path / "log.csv"),
+        "columns": {"user_id": "uid", "item_id": "sku", "behaviour": "kind", "timestamp": "at", "dwell_s": "secs"},
+        "behaviours": {"pv": "detail_view", "buy": "purchase"},
+        "timestamp_unit": "iso",
+        "items": str(tmp_path / "items.csv"),
+        "item_columns": {"item_id": "sku", "title": "name", "categories": "path"},
+        "attributes": ["colour"],
+        "users": str(tmp_path / "users.csv"),
+        "user_id": "id",
+    }
+
+
+def test_csv_log_is_read_by_its_mapping_and_broken_rows_are_refused(settings: dict[str, Any]) -> None:
+    source = open_source(FilesConfig.parse(settings))
+    events, rejects = read_all(source)
+    assert events["behaviour"].to_pylist() == ["detail_view", "purchase"]
+    assert events["timestamp"].to_pylist() == [datetime(2024, 5, 1, 10, tzinfo=UTC), datetime(2024, 5, 1, 10, 5, tzinfo=UTC)]
+    assert events["dwell_s"].to_pylist() == [12.0, None]
+    assert sorted((row["reason"], row["row"]) for row in rejects.to_pylist()) == [
+        ("bad timestamp", "log.csv:3"),
+        ("missing user_id", "log.csv:4"),
+        ("unknown behaviour", "log.csv:2"),
+        ("unreadable row", "log.csv: a row"),
+    ]
+    assert "u3,i1,pv,2024-05-01T10:00:00,1,too many" in rejects["detail"].to_pylist()
+
+
+def test_csv_items_and_users_are_read_and_doubtful_items_refused(settings: dict[str, Any]) -> None:
+    source = open_source(FilesConfig.parse(settings))
+    tent, lamp = source.items.to_pylist()
+    assert (tent["title"], tent["category"], tent["categories"], tent["attributes"]) == (
+        "Tent",
+        "Camping",
+        ["Outdoor", "Camping"],
+        ["colour: green"],
+    )
+    assert (lamp["title"], lamp["attributes"]) == ("Lamp", [])
+    assert [row["reason"] for row in source.rejects.to_pylist()] == ["duplicate item_id", "missing title"]
+    assert source.users.to_pylist() == [{"user_id": "u1", "attributes": ["town: Oslo"]}, {"user_id": "u2", "attributes": []}]
+
+
+def test_parquet_folder_with_real_types_is_read_file_after_file(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for number, day in enumerate((1, 2)):
+        table = {"user": [7], "item": ["i1"], "when": pa.array([datetime(2024, 5, day)], pa.timestamp("ms")), "id": [number]}
+        pq.write_table(pa.table(table), folder / f"part-{number}.parquet")
+    mapping = {"user_id": "user", "item_id": "item", "timestamp": "when", "event_id": "id"}
+    config = FilesConfig.parse(settings | {"events": str(folder), "columns": mapping, "behaviours": {}, "behaviour": "purchase"})
+    events, rejects = read_all(open_source(config))
+    assert rejects.num_rows == 0
+    assert events["event_id"].to_pylist() == ["0", "1"]
+    assert events["user_id"].to_pylist() == ["7", "7"]
+    assert events["timestamp"].to_pylist() == [datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)]
+    assert events["position"].to_pylist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"columns": {"user_id": "uid", "item_id": "sku", "behaviour": "kind", "timestamp": "when"}},
+            r"log\.csv: missing column\(s\) \['when'\]",
+        ),
+        ({"columns": {"user_id": "uid", "item_id": "sku", "behaviour": "kind"}}, r"columns: missing \['timestamp'\]"),
+        ({"columns": {"user_id": "uid", "item_id": "sku", "behaviour": "kind", "timestamp": "at", "mood": "x"}}, r"unknown \['mood'\]"),
+        ({"item_columns": {"item_id": "sku", "title": "label"}}, r"items\.csv: missing column\(s\) \['label'\]"),
+        ({"user_id": "uuid"}, r"users\.csv: missing column\(s\) \['uuid'\]"),
+        ({"events": "nowhere.csv"}, r"nowhere\.csv: no such file"),
+        ({"events": __file__}, r"reads \.parquet and \.csv"),
+    ],
+)
+def test_files_that_do_not_fit_the_mapping_are_refused_by_name(settings: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(FilesConfig.parse(settings | change))
