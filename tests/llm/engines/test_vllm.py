@@ -111,6 +111,15 @@ def test_vllm_same_prefix_is_computed_once(engine: ray.actor.ActorHandle) -> Non
     assert second.cached_tokens == second.prompt_tokens // 128 * 128 > 0
 
 
+def test_vllm_more_seeded_prompts_than_a_step_reads_are_all_answered(engine: ray.actor.ActorHandle) -> None:
+    # 16 × over 400 tokens exceed the 4,096 of a step: one prompt would be cut in two, which vLLM does not survive with seeds.
+    requests = [ask(str(i), f"{i} " + "walks " * 100, temperature=1.0, max_tokens=8, seed=i) for i in range(16)]
+    replies = ray.get(engine.generate.remote(requests))
+    assert sum(reply.prompt_tokens for reply in replies) > 4096
+    assert [reply.error for reply in replies] == [None] * 16
+    assert all(reply.completion_tokens for reply in replies)
+
+
 def test_vllm_requests_that_cannot_be_met_fail_alone(engine: ray.actor.ActorHandle) -> None:
     requests = [
         ask("good", "Name a wish.", max_tokens=4),

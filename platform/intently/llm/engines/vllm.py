@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STUDENT = "student"
 STUDENT_FOLDER = Path(__file__).parents[1] / "student"
+PROMPT_TOKENS_A_STEP = 4096
+"""Prompt tokens that one step reads on a CPU: larger steps keep running answers waiting."""
 
 
 class VLLMConfig(Config):
@@ -208,7 +210,11 @@ def _start(path: str, max_model_len: int, config: VLLMConfig) -> LLM:
         # answer on white space if it were allowed.
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
     }
-    if not config.on_cpu:
+    if config.on_cpu:
+        # A seeded request whose prompt is read in two steps kills vLLM on a CPU: it rewinds the seed's generator, which CPU
+        # generators cannot do. So a prompt is read whole or waits for the next step.
+        settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(PROMPT_TOKENS_A_STEP, max_model_len)}
+    else:
         settings |= {"gpu_memory_utilization": config.gpu_memory_share, "tensor_parallel_size": config.tensor_parallel}
     try:
         return LLM(path, **settings)
