@@ -112,11 +112,11 @@ def test_vllm_same_prefix_is_computed_once(engine: ray.actor.ActorHandle) -> Non
 
 
 def test_vllm_more_seeded_prompts_than_a_step_reads_are_all_answered(engine: ray.actor.ActorHandle) -> None:
-    # 16 × over 400 tokens exceed the 4,096 of a step: one prompt would be cut in two, which vLLM does not survive with seeds.
-    requests = [ask(str(i), f"{i} " + "walks " * 100, temperature=1.0, max_tokens=8, seed=i) for i in range(16)]
+    # Together they exceed the 4,096 tokens of a step: one prompt would be cut in two, which vLLM does not survive with seeds.
+    requests = [ask(str(i), f"{i} " + "walks " * 60, temperature=1.0, max_tokens=8, seed=i) for i in range(20)]
     replies = ray.get(engine.generate.remote(requests))
     assert sum(reply.prompt_tokens for reply in replies) > 4096
-    assert [reply.error for reply in replies] == [None] * 16
+    assert [reply.error for reply in replies] == [None] * 20
     assert all(reply.completion_tokens for reply in replies)
 
 
