@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-from intently.retrieval.interactions import BehaviourConfig, Interactions, positives
+from intently.retrieval.interactions import BehaviourConfig, Interactions, first_events
 
 
 def popularity(past: Interactions, num_items: int, config: BehaviourConfig) -> np.ndarray:
-    """[I] float32: users that have taken each item (a positive behaviour) in the past."""
-    places, _ = positives(past, config)
+    """[I] float32: users that have taken each item in the past."""
+    places, _ = first_events(past, config, config.taken)
     return np.bincount(past.items[places], minlength=num_items).astype(np.float32)
 
 
@@ -27,7 +27,7 @@ def score_by_popularity(counts: np.ndarray) -> Callable[[np.ndarray], np.ndarray
 class ItemKNN:
     """Item-based collaborative filtering: s(u, j) = Σ_{i ∈ items of u} cos(i, j), over the nearest neighbours of each j.
 
-    cos(i, j) = |users of both| / √(|users of i| · |users of j|) (Sarwar et al. 2001), on positive behaviours, unshrunk.
+    cos(i, j) = |users of both| / √(|users of i| · |users of j|) (Sarwar et al. 2001), on items taken, unshrunk.
     """
 
     def __init__(self, past: Interactions, num_items: int, config: BehaviourConfig, num_neighbours: int = 200, block: int = 1024) -> None:
@@ -61,6 +61,6 @@ class ItemKNN:
         return lambda users: (taken[users] @ self.similarities).toarray()
 
     def _matrix(self, past: Interactions) -> sparse.csr_array:
-        places, _ = positives(past, self.config)
+        places, _ = first_events(past, self.config, self.config.taken)
         ones = np.ones(len(places), np.float32)
         return sparse.csr_array((ones, (past.users[places], past.items[places])), shape=(past.num_users, self.num_items))

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 from intently.core.errors import SchemaError
 from intently.retrieval.interactions import Interactions, rows_of
 
+PUNCTUATION = ".,;:!?'\"()[]"
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -106,14 +108,24 @@ def read_tags(tags: pa.Table, user_ids: pa.Array, category_names: list[str], tok
 
 
 def hash_words(texts: pa.Array, token_buckets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts → hashed lower-case words and the offsets of each text's own; a text without words gets one word, the empty one."""
-    split = pc.split_pattern_regex(pc.utf8_trim_whitespace(pc.utf8_lower(texts)), r"[^\p{L}\p{N}]+")
-    lengths = pc.fill_null(pc.list_value_length(split), 0).to_numpy(zero_copy_only=False)
-    distinct = pc.list_flatten(split).dictionary_encode()
+    """Texts → hashed lower-case words, and the offsets of each text's own.
+
+    Words end at spaces, hyphens and slashes, and lose punctuation at their ends. (A regular expression with Unicode classes would cost
+    2.5 ms a call, more than all the rest of a request.)
+
+    Args:
+        texts: [T] strings.
+        token_buckets: rows of the vocabulary.
+    Returns:
+        [W] int64 rows, and [T + 1] int64 offsets.
+    """
+    spaced = pc.replace_substring(pc.replace_substring(pc.utf8_lower(texts), "-", " "), "/", " ")
+    split = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(spaced))
+    distinct = pc.utf8_trim(pc.list_flatten(split), characters=PUNCTUATION).dictionary_encode()
     # One hash a distinct word: the loop is over the vocabulary, not over the rows.
     buckets = np.array([zlib.crc32(word.encode()) % token_buckets for word in distinct.dictionary.to_pylist()], np.int64)
-    words = buckets[distinct.indices.to_numpy(zero_copy_only=False)] if len(buckets) else np.empty(0, np.int64)
-    return words, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    lengths = pc.list_value_length(split).to_numpy(zero_copy_only=False)
+    return buckets[distinct.indices.to_numpy(zero_copy_only=False)], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def pair_tags_with_items(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue, past: Interactions, per_tag: int) -> np.ndarray:

@@ -30,7 +30,7 @@ class Targets:
         users: [N] user rows of `past`.
         items: [N] catalogue rows.
         past: what a model may know of the users.
-        seen: what filter-seen takes out: items of positive behaviours in `past`.
+        seen: what filter-seen takes out: items taken in `past`.
     """
 
     split: str

@@ -7,7 +7,7 @@ places in the configured list; events without a known item or of another behavio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,29 +18,29 @@ from pydantic import Field, model_validator
 from intently.core.config import Config
 from intently.core.schema import Behaviour
 
-POSITIVE = {Behaviour.FAVOURITE: 1.0, Behaviour.CART: 1.0, Behaviour.PURCHASE: 1.0, Behaviour.RATING: 1.0}
-RELIABLE = (
-    Behaviour.DETAIL_VIEW,
-    Behaviour.REVIEW_READ,
-    Behaviour.SEARCH,
-    Behaviour.FAVOURITE,
-    Behaviour.CART,
-    Behaviour.PURCHASE,
-    Behaviour.RATING,
-)
+TAKEN = (Behaviour.FAVOURITE, Behaviour.CART, Behaviour.PURCHASE, Behaviour.RATING)
+RELIABLE = (Behaviour.DETAIL_VIEW, Behaviour.REVIEW_READ, Behaviour.SEARCH, *TAKEN)
+WEIGHTS = dict.fromkeys(TAKEN, 1.0) | {Behaviour.DETAIL_VIEW: 0.2, Behaviour.REVIEW_READ: 0.2}
 
 
 class BehaviourConfig(Config):
     """Which behaviours the towers see and learn to foretell."""
 
-    history: tuple[Behaviour, ...] = Field(RELIABLE, description="behaviours that make up a user's past; each is pooled on its own")
-    positive: dict[Behaviour, float] = Field(POSITIVE, description="behaviours that are foretold, with their weight in the loss")
+    history: tuple[Behaviour, ...] = Field(RELIABLE, min_length=1, description="behaviours that make up a past; each is pooled on its own")
+    taken: tuple[Behaviour, ...] = Field(
+        TAKEN, min_length=1, description="behaviours by which a user has taken an item: what filter-seen leaves out and baselines count"
+    )
+    weights: dict[Behaviour, float] = Field(
+        WEIGHTS, min_length=1, description="behaviours that are foretold, with their weight in the loss; an item counts by its strongest"
+    )
 
     @model_validator(mode="after")
-    def _positive_are_read(self) -> BehaviourConfig:
-        unread = sorted(set(self.positive) - set(self.history))
-        if unread or not any(weight > 0 for weight in self.positive.values()):
-            raise ValueError(f"positive must weigh at least one behaviour above 0 and name only those of history; {unread} are not")
+    def _all_are_read(self) -> BehaviourConfig:
+        unread = sorted({*self.taken, *self.weights} - set(self.history))
+        if unread:
+            raise ValueError(f"taken and weights may name only behaviours of history; {unread} are not")
+        if min(self.weights.values()) <= 0:
+            raise ValueError("weights must be above 0; leave a behaviour out instead")
         return self
 
 
@@ -104,24 +104,31 @@ def rows_of(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> np.ndarray:
     return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def positives(past: Interactions, config: BehaviourConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Events to learn from: of a positive behaviour, on an item that the user had not taken before.
+def first_events(past: Interactions, config: BehaviourConfig, behaviours: Iterable[Behaviour]) -> tuple[np.ndarray, np.ndarray]:
+    """The first event of each user on each item, among some behaviours: what is learned from, and what counts as taken.
 
+    Args:
+        past: E events.
+        config: its `history` numbers the behaviours.
+        behaviours: those that count.
     Returns:
         places: [P] int64 event places, ascending.
-        weights: [P] float32, of their behaviour.
+        weights: [P] float32, of the strongest of those behaviours that the user ever showed on the item.
     """
-    weight = np.array([config.positive.get(behaviour, 0.0) for behaviour in config.history], np.float32)
+    chosen = set(behaviours)
+    weight = np.array([config.weights.get(b, 1.0) if b in chosen else 0.0 for b in config.history], np.float32)
     places = np.flatnonzero(weight[past.behaviours] > 0)
     num_items = int(past.items.max(initial=0)) + 1
-    _, first = np.unique(past.users[places] * num_items + past.items[places], return_index=True)
-    places = places[np.sort(first)]
-    return places, weight[past.behaviours[places]]
+    _, first, pair = np.unique(past.users[places] * num_items + past.items[places], return_index=True, return_inverse=True)
+    strongest = np.zeros(len(first), np.float32)
+    np.maximum.at(strongest, pair, weight[past.behaviours[places]])
+    order = np.argsort(first)
+    return places[first[order]], strongest[order]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Items that each user has taken already (a positive behaviour), as CSR.
+    """Items that each user has taken already, as CSR.
 
     Attributes:
         offsets: [U + 1] int64.
@@ -145,7 +152,7 @@ class Seen:
 
 
 def seen_items(past: Interactions, config: BehaviourConfig) -> Seen:
-    """What filter-seen takes out: items of the positive behaviours in the past."""
-    places, _ = positives(past, config)
+    """What filter-seen leaves out: items that were taken (BehaviourConfig.taken) in the past."""
+    places, _ = first_events(past, config, config.taken)
     counts = np.bincount(past.users[places], minlength=past.num_users)
     return Seen(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), past.items[places])

@@ -39,6 +39,7 @@ class TowerRetriever:
     Attributes:
         index: over catalogue rows.
         item_ids: [I] object array of strings.
+        item_rows: item id → row.
         categories: category → [I] bool, its items.
         user_rows: user id → row.
         vectors: h_u and h_t of U users.
@@ -50,6 +51,7 @@ class TowerRetriever:
 
     index: VectorIndex
     item_ids: np.ndarray
+    item_rows: dict[str, int]
     categories: dict[str, np.ndarray]
     user_rows: dict[str, int]
     vectors: FusedVectors
@@ -85,6 +87,7 @@ class TowerRetriever:
         return cls(
             index=load_index(artifacts["index"].fetch(INDEX), ids["kind"]),
             item_ids=towers.item_ids.to_numpy(zero_copy_only=False),
+            item_rows={item: row for row, item in enumerate(ids["item_ids"])},
             categories={name: category == name for name in sorted(set(category))},
             user_rows={user: row for row, user in enumerate(user_ids.to_pylist())},
             vectors=FusedVectors(vectors_of(users), pool_tags(tag_vectors, owners[known], tag_rows[known], len(user_ids))),
@@ -163,8 +166,9 @@ class TowerRetriever:
         """
         if len(item_ids) != len(behaviours):
             raise ConfigError("behaviours", len(behaviours), f"as many as item_ids are needed, {len(item_ids)}")
-        items = rows_of(pa.array(item_ids, pa.string()), self.towers.item_ids)
-        kinds = rows_of(pa.array(behaviours, pa.string()), pa.array([str(b) for b in self.towers.config.behaviours.history]))
+        items = np.array([self.item_rows.get(item, -1) for item in item_ids], np.int64)
+        order = {str(behaviour): place for place, behaviour in enumerate(self.towers.config.behaviours.history)}
+        kinds = np.array([order.get(behaviour, -1) for behaviour in behaviours], np.int64)
         read = (items >= 0) & (kinds >= 0)
         user = self.towers.stranger_vector(items[read], kinds[read])[None]
         wanted = pa.array([tag for tag in tags if tag.strip()], pa.string())

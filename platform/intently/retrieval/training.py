@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from intently.core.config import Config
 from intently.core.errors import SchemaError
 from intently.core.workspace import Workspace
 from intently.retrieval.catalogue import Catalogue, Tags, pair_tags_with_items, read_catalogue, read_tags
-from intently.retrieval.interactions import BehaviourConfig, Interactions, positives, read_interactions
+from intently.retrieval.interactions import BehaviourConfig, Interactions, first_events, read_interactions
 from intently.retrieval.losses import log_inclusion, same_category, softmax_loss
 from intently.retrieval.towers import TowerConfig, Towers, Window, WindowCutter, sizes_of
-from intently.runtime.train import TrainSession
+
+if TYPE_CHECKING:  # the harness brings Ray Train and DeepSpeed along; serving reads this module without them
+    from intently.runtime.train import TrainSession
 
 
 class LearningConfig(Config):
@@ -74,8 +76,8 @@ def read_tower_data(workspace: Workspace, versions: Mapping[str, str], config: T
     catalogue = read_catalogue(items, item_embedding, config.towers.price_bins)
     history = workspace.artifact("history_train", versions["history_train"]).read(columns=["user_id", "item_ids", "behaviours"])
     past = read_interactions(history, catalogue.item_ids, config.behaviours.history)
-    if not len(positives(past, config.behaviours)[0]):
-        raise SchemaError(f"table history: no event of a positive behaviour {[str(b) for b in config.behaviours.positive]} on a known item")
+    if not len(first_events(past, config.behaviours, config.behaviours.weights)[0]):
+        raise SchemaError(f"table history: no event on a known item of any behaviour in {[str(b) for b in config.behaviours.weights]}")
     rows = workspace.artifact("tag", versions["tag"]).read()
     tags = read_tags(rows, past.user_ids, catalogue.category_names, config.towers.token_buckets)
     pairs = pair_tags_with_items(tags, tags.texts(tag_embedding), catalogue, past, config.learning.items_per_tag)
@@ -115,7 +117,7 @@ class Sampler:
     def __init__(self, data: TowerData, config: TrainingConfig, rank: int, world_size: int, device: torch.device) -> None:
         self.learning, self.rank, self.world_size, self.device = config.learning, rank, world_size, device
         self.cutter = WindowCutter(data.past, config.towers.windows[-1], device)
-        places, weights = positives(data.past, config.behaviours)
+        places, weights = first_events(data.past, config.behaviours, config.behaviours.weights)
         self.places, self.weights = torch.tensor(places, device=device), torch.tensor(weights, device=device)
         self.users = torch.tensor(data.past.users[places], device=device)
         self.pairs = torch.tensor(data.pairs, device=device)
@@ -153,13 +155,17 @@ class Sampler:
     def batch(self, chosen: torch.Tensor, generator: torch.Generator) -> Batch:
         """Examples (places in the list of positives) with freshly drawn tag pairs and negatives."""
         places = self.places[chosen]
+        targets = self.cutter.items[places]
+        window = self.cutter.window(self.users[chosen], places)
+        # The views that led to a purchase would give it away, and the splits leave them out of what is measured.
+        window = window._replace(valid=window.valid & (window.items != targets[:, None]))
         tags, tagged = self._draw(len(self.pairs), self.tag_share, generator, self.pairs)
         words, word_offsets = self._words(tags)
         sizes = self.category_sizes[self.categories[tagged]]
         nth = (torch.rand(len(tagged), generator=generator).to(self.device) * sizes).long()
         return Batch(
-            window=self.cutter.window(self.users[chosen], places),
-            targets=self.cutter.items[places],
+            window=window,
+            targets=targets,
             weights=self.weights[chosen],
             words=words,
             word_offsets=word_offsets,

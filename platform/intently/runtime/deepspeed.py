@@ -7,14 +7,15 @@ shared-memory communication op, which only its inference all-reduce uses, is swi
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import deepspeed
-import deepspeed.ops
 import torch
 from pydantic import Field
 
 from intently.core.config import Config
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 NEVER = 10**9
 
@@ -48,6 +49,9 @@ def deepspeed_settings(config: DeepSpeedConfig, micro_batch: int) -> dict[str, A
 
 def quiet_deepspeed() -> None:
     """Keep DeepSpeed from compiling its shared-memory op and from logging every start; call before it is initialised."""
+    # Imported where it starts: it probes the machine's compilers and accelerators on import, and only training workers need it.
+    import deepspeed.ops
+
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -58,7 +62,7 @@ def build_engine(
     config: DeepSpeedConfig,
     micro_batch: int,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-) -> deepspeed.DeepSpeedEngine:
+) -> DeepSpeedEngine:
     """A DeepSpeed engine: `loss = engine(batch)`, `engine.backward(loss)`, `engine.step()` (which also moves the schedule on).
 
     Args:
@@ -68,6 +72,8 @@ def build_engine(
         micro_batch: examples a worker takes in one step.
         schedule: of the optimizer's learning rate, stepped once a step.
     """
+    import deepspeed  # see quiet_deepspeed
+
     quiet_deepspeed()
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=deepspeed_settings(config, micro_batch), dist_init_required=False

@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import deepspeed
 import ray.train
 import torch
 import torch.distributed
@@ -39,6 +38,9 @@ from intently.core.errors import ConfigError, IntentlyError
 from intently.core.workspace import Workspace
 from intently.runtime.deepspeed import DeepSpeedConfig, build_engine
 from intently.runtime.session import ray_session
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 WEIGHTS = "weights.safetensors"
 PROGRESS = "progress.json"
@@ -92,11 +94,11 @@ class TrainSession:
         optimizer: torch.optim.Optimizer,
         micro_batch: int,
         schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    ) -> deepspeed.DeepSpeedEngine:
+    ) -> DeepSpeedEngine:
         """A DeepSpeed engine around the module; see `runtime.deepspeed.build_engine`."""
         return build_engine(module, optimizer, self.config.deepspeed, micro_batch, schedule)
 
-    def resume(self, engine: deepspeed.DeepSpeedEngine) -> int:
+    def resume(self, engine: DeepSpeedEngine) -> int:
         """Load the last checkpoint, if there is one; the number of epochs that are done."""
         with tempfile.TemporaryDirectory() as name:
             if not self.store.latest(Path(name)):
@@ -105,7 +107,7 @@ class TrainSession:
             engine.load_checkpoint(name, tag=STATE)
         return len(self.history)
 
-    def end_epoch(self, engine: deepspeed.DeepSpeedEngine, num_epochs: int, metrics: Mapping[str, float]) -> None:
+    def end_epoch(self, engine: DeepSpeedEngine, num_epochs: int, metrics: Mapping[str, float]) -> None:
         """Note an epoch's metrics, print them, and keep a checkpoint where one is due. Every worker calls it."""
         self.history.append({**metrics, "seconds": time.monotonic() - self.began})
         self.began = time.monotonic()
@@ -116,7 +118,7 @@ class TrainSession:
         if epoch == num_epochs or epoch % self.config.checkpoint_every == 0:
             self._save(engine, epoch)
 
-    def _save(self, engine: deepspeed.DeepSpeedEngine, epoch: int) -> None:
+    def _save(self, engine: DeepSpeedEngine, epoch: int) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / STATE).mkdir()
@@ -187,6 +189,9 @@ def _train_in_ray(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig,
             storage_filesystem=workspace.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            # Named, so that DeepSpeed need not look for an accelerator and warn that it found none.
+            worker_runtime_env={"env_vars": {} if resources.gpus else {"DS_ACCELERATOR": "cpu"}},
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     with ray_session():
