@@ -50,8 +50,13 @@ class RememberingEncoder:
 
 
 def item_texts(items: pa.Table) -> pa.ChunkedArray:
-    """Item rows → [N] the text that stands for an item where meanings are compared: title and category."""
-    return pc.binary_join_element_wise(items["title"], items["category"], ", ")
+    """Item rows → [N] the text that stands for an item where meanings are compared: title and categories.
+
+    Shorter than what the towers embed: a phrase is closer to few words than to many.
+    """
+    listed = pc.greater(pc.list_value_length(items["categories"]), 0)
+    categories = pc.if_else(listed, pc.binary_join(items["categories"], ", "), items["category"])
+    return pc.binary_join_element_wise(items["title"], categories, ", ")
 
 
 def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
