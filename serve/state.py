@@ -44,7 +44,7 @@ class Grouped:
         self.table = table.sort_by([(name, "ascending") for name in (key, *order)]).combine_chunks()
         runs = pc.run_end_encode(pc.fill_null(self.table[key], "").combine_chunks())
         stops = runs.run_ends.to_pylist()
-        starts = [0, *stops[:-1]]
+        starts = [0, *stops][:-1]
         self._span = dict(zip(runs.values.to_pylist(), zip(starts, stops, strict=True), strict=True))
 
     def __len__(self) -> int:

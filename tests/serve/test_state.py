@@ -1,0 +1,65 @@
+"""What a replica holds in memory: lookups by key, and the choice of a reason."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from intently.core.errors import MissingArtifactError
+from intently.core.schema import CHUNK, EXPLANATION
+from intently.core.workspace import Workspace
+
+from serve.state import Catalogue, Grouped, Histories, Reasons, State
+
+
+def reasons(*rows: tuple[str, str, str]) -> Reasons:
+    return Reasons(EXPLANATION.from_rows([{"item_id": i, "interest": n, "text": t, "model": "hand"} for i, n, t in rows]))
+
+
+def test_grouped_rows_of_a_key_lie_together_in_order() -> None:
+    table = pa.table({"user_id": ["b", "a", "b", "a"], "rank": [1, 1, 0, 0], "tag": ["b1", "a1", "b0", "a0"]})
+    grouped = Grouped(table, "user_id", ["rank"])
+    assert (grouped.column("a", "tag"), grouped.column("b", "tag")) == (["a0", "a1"], ["b0", "b1"])
+    assert grouped.rows("b")[0] == {"user_id": "b", "rank": 0, "tag": "b0"}
+    assert "a" in grouped and "c" not in grouped
+    assert grouped.rows("c") == []
+    assert len(grouped) == 2
+
+
+def test_grouped_table_without_rows_knows_nobody() -> None:
+    grouped = Grouped(CHUNK.empty(), "user_id", ["chunk"])
+    assert len(grouped) == 0
+    assert grouped.rows("a") == []
+
+
+def test_reason_is_the_first_interest_that_has_one() -> None:
+    found = reasons(("i", "x", "for x"), ("i", "y", "for y"), ("i", "", "for anybody"))
+    assert found.find("i", ["z", "y", "x"]).text == "for y"
+    assert found.find("i", ["z", "y", "x"]).interest == "y"
+    assert found.find("i", ["z"]).model_dump() == {"text": "for anybody", "interest": None, "fallback": True}
+    assert found.find("other", ["x"]) is None
+
+
+def test_catalogue_price_is_as_written_and_a_gone_item_is_none(tables: Workspace) -> None:
+    catalogue = Catalogue(tables.artifact("item").read())
+    assert catalogue.card("i05").price == 18.9
+    assert catalogue.card("gone") is None and catalogue.card(None) is None and catalogue.title("gone") is None
+    assert catalogue.image("i11") is None
+
+
+def test_history_items_are_the_last_ones_without_searches(tables: Workspace) -> None:
+    histories = Histories(tables.artifact("history").read())
+    assert histories.items("ada", 3) == (["i04", "i04", "i09"], ["detail_view", "purchase", "favourite"])
+    assert len(histories.items("ada", 100)[0]) == 9
+    assert histories.length("cyd") == 1
+
+
+def test_state_without_towers_names_what_is_missing(tables: Workspace) -> None:
+    with pytest.raises(MissingArtifactError, match="'towers'"):
+        State.load(tables)
+
+
+def test_state_current_interests_are_newest_first_and_fading_last(served: Workspace) -> None:
+    state = State.load(served)
+    assert state.current_interests("ada") == ["baking sourdough at home", "hiking in wet weather", "running on trails"]
+    assert state.interest_of_category("ada") == {"kitchen": "baking sourdough at home", "outdoor": "hiking in wet weather"}
+    assert state.current_interests("cyd") == []
