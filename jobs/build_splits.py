@@ -6,18 +6,20 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
 
 from __future__ import annotations
 
-from intently.core.config import Resources, operational
+from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import HISTORY
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
 from intently.data.splits import Cut, SplitConfig, Splitter, count_target_days, find_cut
 from intently.runtime.mapping import map_parts
+from pydantic import Field
 
 
-class BuildSplitsConfig(SplitConfig):
+class BuildSplitsConfig(Config):
     """How histories are split, and with what."""
 
+    split: SplitConfig = Field(SplitConfig(), description="which events are asked for, and what may be learnt from")
     resources: Resources = operational(Resources(), description="what one worker needs, and how many split buckets")
 
 
@@ -26,24 +28,30 @@ def run(config: BuildSplitsConfig, workspace: Workspace) -> Artifact:
     stages = {name: JOB.stage(workspace, name, config) for name in JOB.writes}
     train = stages["history_train"]
     history = workspace.artifact("history")
-    cut = find_cut((count_target_days(rows, config) for _, rows in history.iter_parts()), config) if config.kind == "global_time" else None
+    cut = _find_cut(history, config.split)
     arguments = {
         "history": history,
         "train": train,
         "validation": stages["history_validation"],
         "test": stages["history_test"],
-        "config": config,
+        "config": config.split,
         "cut": cut,
     }
     parts = history.parts()
     map_parts(Splitter, arguments, train.pending(parts), config.resources, JOB.name)
-    notes = {"split": _describe(config, cut), **history.manifest.notes}
+    notes = {"split": _describe(cut), **history.manifest.notes}
     for name in ("history_validation", "history_test"):
         stages[name].finish(notes=notes)
     return train.finish(total_counts(train, parts), notes)
 
 
-def _describe(config: SplitConfig, cut: Cut | None) -> str:
+def _find_cut(history: Artifact, config: SplitConfig) -> Cut | None:
+    if config.kind == "leave_last_out":
+        return None
+    return find_cut((count_target_days(rows, config) for _, rows in history.iter_parts()), config)
+
+
+def _describe(cut: Cut | None) -> str:
     if cut is None:
         return "leave-last-out: each user's last two first-time positive events"
     return f"global time: validation from {cut.validation:%Y-%m-%d}, test from {cut.test:%Y-%m-%d}"

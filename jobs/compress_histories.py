@@ -6,18 +6,20 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
 
 from __future__ import annotations
 
-from intently.core.config import Resources, operational
+from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import CHUNK
 from intently.core.workspace import Artifact, Workspace
 from intently.data.chunking import ChunkConfig, HistoryCompressor
 from intently.data.counts import total_counts
 from intently.runtime.mapping import map_parts
+from pydantic import Field
 
 
-class CompressHistoriesConfig(ChunkConfig):
+class CompressHistoriesConfig(Config):
     """How chunks are cut and written, and with what."""
 
+    chunks: ChunkConfig = Field(ChunkConfig(), description="which events count, how they are cut, written and counted")
     resources: Resources = operational(Resources(), description="what one worker needs, and how many compress buckets")
 
 
@@ -25,7 +27,7 @@ def run(config: CompressHistoriesConfig, workspace: Workspace) -> Artifact:
     """Compress the buckets that are not compressed yet."""
     stage = JOB.stage(workspace, "chunk", config)
     history = workspace.artifact("history_train")
-    arguments = {"history": history, "items": workspace.artifact("item"), "chunk": stage, "config": config}
+    arguments = {"history": history, "items": workspace.artifact("item"), "chunk": stage, "config": config.chunks}
     parts = history.parts()
     map_parts(HistoryCompressor, arguments, stage.pending(parts), config.resources, JOB.name)
     return stage.finish(total_counts(stage, parts))

@@ -29,12 +29,7 @@ def test_buckets_are_those_of_the_byte_by_byte_reference(user_ids: list[str], nu
 
 
 def test_buckets_never_change_since_tables_on_disk_rest_on_them() -> None:
-    assert buckets_of(pa.array(["u00000", "u00001", "42", ""]), 8).tolist() == [
-        reference("u00000", 8),
-        reference("u00001", 8),
-        reference("42", 8),
-        reference("", 8),
-    ]
+    assert buckets_of(pa.array(["u00000", "u00001", "42", ""]), 1000).tolist() == [802, 783, 297, 0]
 
 
 def test_buckets_of_counted_identifiers_are_even() -> None:

@@ -10,7 +10,7 @@ an item. Two splits:
 
 What a user did on a target's item before (the impression, the click, the search that led to it) is left out of train when
 `drop_lead_in` is set, so that the answer is in no history and no prompt. Users with too little to learn from stay in train
-with all their events and are asked for nothing.
+and are asked for nothing: with all their events, or with those before the cut.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Split:
     Attributes:
         num_targets: events that could be targets.
         num_lead_in: events left out of train because they led to a target.
-        num_after: events of users with targets that come after train ends and are no targets: nobody sees them.
+        num_after: events that come after train ends and are no chosen target: nobody sees them.
     """
 
     train: pa.Table
@@ -95,21 +95,21 @@ def split_histories(history: pa.Table, config: SplitConfig, cut: Cut | None = No
     assert (cut is not None) == (config.kind == "global_time")
     events = flatten(history).with_columns(place=pl.int_range(pl.len()).over("row"), target=_is_target(config))
     marked = events.with_columns(**(_last_two() if cut is None else _first_after(cut)))
-    marked = marked.with_columns(end=_end_of_train(cut), chosen=pl.col("is_test") | pl.col("is_validation"))
+    marked = marked.with_columns(chosen=pl.col("is_validation") | pl.col("is_test"), before=_is_before(cut))
     lead_in = _lead_in() if config.drop_lead_in else pl.lit(False)
-    marked = marked.with_columns(lead_in=lead_in & (pl.col("place") < pl.col("end")))
-    seen = ((pl.col("place") < pl.col("end")) & ~pl.col("lead_in")).sum().over("row")
-    marked = marked.with_columns(asked=pl.col("chosen").any().over("row") & (seen >= config.min_train_events))
+    marked = marked.with_columns(lead_in=pl.col("before") & lead_in)
+    num_left = (pl.col("before") & ~pl.col("lead_in")).sum().over("row")
+    marked = marked.with_columns(asked=pl.col("chosen").any().over("row") & (num_left >= config.min_train_events))
     asked = pl.col("asked")
-    in_train = ~asked | ((pl.col("place") < pl.col("end")) & ~pl.col("lead_in"))
-    chosen = marked.filter(asked)
+    # Whoever is asked for nothing loses nothing, but at a global cut nobody's later events may be learnt from.
+    in_train = (pl.col("before") & ~(asked & pl.col("lead_in"))) | (~asked & pl.lit(cut is None))
     return Split(
         train=refold(history, marked.filter(in_train)),
-        validation=_only(history, chosen.filter(pl.col("is_validation"))),
-        test=_only(history, chosen.filter(pl.col("is_test"))),
+        validation=_only(history, marked.filter(asked & pl.col("is_validation"))),
+        test=_only(history, marked.filter(asked & pl.col("is_test"))),
         num_targets=int(marked["target"].sum()),
-        num_lead_in=int(chosen["lead_in"].sum()),
-        num_after=int(chosen.select(((pl.col("place") >= pl.col("end")) & ~pl.col("chosen")).sum()).item()),
+        num_lead_in=int(marked.filter(asked & pl.col("lead_in")).height),
+        num_after=int(marked.filter(~in_train & ~pl.col("before") & ~(asked & pl.col("chosen"))).height),
     )
 
 
@@ -201,11 +201,11 @@ def _first_after(cut: Cut) -> dict[str, pl.Expr]:
     }
 
 
-def _end_of_train(cut: Cut | None) -> pl.Expr:
-    """The place of the first event that train may not see."""
+def _is_before(cut: Cut | None) -> pl.Expr:
+    """Whether an event is so early that train may have it."""
     if cut is not None:
-        return (pl.col("timestamp") < cut.validation).sum().over("row").cast(pl.Int64)
-    return pl.when(pl.col("is_validation")).then(pl.col("place")).max().over("row").fill_null(pl.len().over("row")).cast(pl.Int64)
+        return pl.col("timestamp") < cut.validation
+    return pl.col("place") < pl.when(pl.col("is_validation")).then(pl.col("place")).max().over("row").fill_null(2**62)
 
 
 def _lead_in() -> pl.Expr:
