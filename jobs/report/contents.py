@@ -10,11 +10,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
+from intently.data.tokens import TokenCounter
 from intently.interests.faithfulness import Faithfulness, asked_chunks, measure_faithfulness
 from intently.metrics.diversity import exposure, gini
 from intently.retrieval.retriever import TowerRetriever
 
-from report.figures import Score, StageLine, Sweep, count_behaviours, history_lengths, read_scores, read_sweeps, stage_lines
+from report.figures import (
+    Compression,
+    Score,
+    StageLine,
+    Sweep,
+    count_behaviours,
+    history_lengths,
+    measure_compression,
+    read_scores,
+    read_sweeps,
+    stage_lines,
+)
 from report.people import Person, Tables, choose_people, tell
 
 ACCURACY = ("NDCG", "HR")
@@ -48,7 +60,7 @@ class Contents:
         stages: one line an artifact, in the order of the line.
         behaviours: behaviour → how often.
         lengths: [U] behaviours a user.
-        tokens: [C] tokens of each compressed chunk.
+        compression: of the chunks that the language model reads.
         k: cut-off of rankings and length of the recommendations.
         scores: how well rankings find the kept-back item, on the test split.
         spread: how widely the same rankings spread over catalogue and categories.
@@ -62,7 +74,7 @@ class Contents:
     stages: list[StageLine]
     behaviours: dict[str, int]
     lengths: np.ndarray
-    tokens: np.ndarray
+    compression: Compression
     k: int
     scores: list[Score]
     spread: list[Score]
@@ -98,21 +110,27 @@ def gather(
     known = [user_id for user_id in tables.history_train["user_id"].to_pylist() if retriever.knows(user_id)]
     chosen = list(user_ids) or choose_people(tables.user_interest, known, num_people)
     shown = retriever.retrieve(sorted(known)[:num_reach_users], k)
-    fusion, metrics = workspace.artifact("fusion"), workspace.artifact("tower_metric").read()
+    fusion = workspace.artifact("fusion")
+    metrics = fusion.read()
     return Contents(
         stages=stage_lines(workspace.artifact(name) for name in artifacts),
         behaviours=count_behaviours(history),
         lengths=history_lengths(history),
-        tokens=tables.chunk["num_tokens"].to_numpy(),
+        compression=_compression(workspace, tables),
         k=k,
         scores=read_scores(metrics, ACCURACY, k),
         spread=read_scores(metrics, SPREAD, k),
-        sweeps=read_sweeps(fusion.read()),
+        sweeps=read_sweeps(metrics),
         beta=fusion.manifest.metrics["beta"],
         faithfulness=_faithfulness(workspace, tables),
         reach=_reach(shown, tables.item, k),
         people=[tell(user_id, tables, retriever.retrieve([user_id], k)) for user_id in chosen],
     )
+
+
+def _compression(workspace: Workspace, tables: Tables) -> Compression:
+    counter = TokenCounter(workspace.artifact("chunk").manifest.config["tokenizer"])
+    return measure_compression(tables.chunk, tables.item, counter)
 
 
 def _reach(shown: pa.Table, items: pa.Table, k: int) -> Reach:

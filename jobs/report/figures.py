@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.schema import Behaviour
 from intently.core.workspace import Artifact
+from intently.data.tokens import TokenCounter
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,26 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """What chunks save a language model.
+
+    Attributes:
+        tokens: [C] tokens of each chunk's text.
+        num_events: events in all chunks.
+        written_out: tokens of the same events, one line each: time, behaviour, full title.
+    """
+
+    tokens: np.ndarray
+    num_events: int
+    written_out: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer tokens the chunks need; 0 without chunks."""
+        return self.written_out / int(self.tokens.sum()) if self.tokens.sum() else 0.0
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A curve over the fusion weight.
 
@@ -119,6 +140,21 @@ def history_lengths(history: pa.Table) -> np.ndarray:
     return pc.list_value_length(history["item_ids"]).to_numpy()
 
 
+def measure_compression(chunks: pa.Table, items: pa.Table, counter: TokenCounter) -> Compression:
+    """Tokens of the chunks against those of their events written out line by line.
+
+    Args:
+        chunks: CHUNK rows.
+        items: ITEM rows.
+        counter: the one that counted `num_tokens`.
+    """
+    titles = counter.count(items["title"].combine_chunks())
+    rows = pc.index_in(pc.list_flatten(chunks["item_ids"]), items["item_id"].combine_chunks())
+    known = rows.drop_null().to_numpy()
+    stamp = int(counter.count(["2025-03-04 12:11 (purchase)"])[0])
+    return Compression(chunks["num_tokens"].to_numpy(), len(rows), int(titles[known].sum()) + stamp * len(rows))
+
+
 def read_scores(metrics: pa.Table, names: Iterable[str], k: int, split: str = "test") -> list[Score]:
     """The figures at one cut-off, seeds averaged.
 
@@ -153,7 +189,7 @@ def read_sweeps(metrics: pa.Table) -> list[Sweep]:
     curves: dict[tuple[str, int, str, bool], list[tuple[float, float]]] = {}
     for row in means.to_pylist():
         curves.setdefault(tuple(row[key] for key in keys), []).append((row["beta"], row["value_mean"]))
-    return [Sweep(*key, *np.array(points).T) for key, points in curves.items()]
+    return [Sweep(*key, *np.array(points).T) for key, points in curves.items() if len(points) > 1]
 
 
 def seconds_in_words(seconds: float) -> str:

@@ -22,8 +22,8 @@ def draw(contents: Contents) -> dict[str, bytes]:
         "behaviours.png": plot_behaviours(contents.behaviours),
         "history_lengths.png": plot_histogram(contents.lengths, "behaviours of a user", "users"),
     }
-    if len(contents.tokens):
-        plots["chunk_tokens.png"] = plot_histogram(contents.tokens, "tokens of a compressed chunk", "chunks")
+    if len(contents.compression.tokens):
+        plots["chunk_tokens.png"] = plot_histogram(contents.compression.tokens, "tokens of a compressed chunk", "chunks")
     for name in dict.fromkeys(score.name for score in contents.scores):
         plots[f"{name.lower()}.png"] = plot_scores(contents.scores, name)
     accuracy, spread = pick_sweep(contents, "NDCG"), pick_sweep(contents, "category_coverage")
@@ -42,6 +42,8 @@ def headline(contents: Contents) -> dict[str, float]:
     """The report's main figures, for its manifest."""
     figures = {f"{s.label.replace(' ', '_')}_{s.name.lower()}_{s.k}": s.value for s in contents.scores if s.filter_seen}
     figures |= {"beta": contents.beta, "catalogue_coverage": contents.reach.coverage, "gini": contents.reach.gini}
+    if contents.compression.num_events:
+        figures["compression_ratio"] = contents.compression.ratio
     if contents.faithfulness is not None:
         figures |= {"interest_precision": contents.faithfulness.precision, "interest_recall": contents.faithfulness.recall}
     return figures

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from intently.core.schema import Behaviour
 from intently.interests.phrases import normalise
 
 ANYBODY = ""
@@ -80,7 +81,7 @@ class Person:
         user_id: who.
         attributes: facts as 'name: value'.
         behaviours: behaviour → how often, in the histories that the line was trained on.
-        recent: titles touched last, newest first, each with its behaviour.
+        recent: titles touched last (not merely seen), newest first, each with its last behaviour.
         periods: chunks that were read, oldest first.
         wishes: interests, those of the latest chunk first.
         truths: true interests that no period names, for simulated people.
@@ -139,8 +140,10 @@ def tell(user_id: str, tables: Tables, candidates: pa.Table, num_recent: int = 8
     target_ids = [item for row in _of(tables.history_test, user_id)["item_ids"].to_pylist() for item in row]
     named = pa.array({*history["item_ids"], *target_ids, *candidates["item_id"].to_pylist()} - {None}, pa.string())
     items = _by_id(tables.item.drop_columns("image").filter(pc.is_in(tables.item["item_id"], named)), "item_id")
-    touched = [(items[item]["title"], act) for item, act in zip(history["item_ids"], history["behaviours"], strict=True) if item in items]
-    recent = list(dict.fromkeys(reversed(touched)))[:num_recent]
+    touched: dict[str, str] = {}
+    for item, act in zip(reversed(history["item_ids"]), reversed(history["behaviours"]), strict=True):
+        if item in items and act != Behaviour.IMPRESSION:
+            touched.setdefault(items[item]["title"], act)
     periods, wishes = _wishes(user_id, tables)
     tags = _of(tables.tag, user_id).sort_by("rank").slice(0, num_tags)
     read = {normalise(wish.interest) for wish in wishes}
@@ -149,7 +152,7 @@ def tell(user_id: str, tables: Tables, candidates: pa.Table, num_recent: int = 8
         user_id,
         tuple(attribute for row in _of(tables.user, user_id)["attributes"].to_pylist() for attribute in row),
         dict(Counter(history["behaviours"]).most_common()),
-        tuple(recent),
+        tuple(touched.items())[:num_recent],
         periods,
         wishes,
         tuple(truth for truth in truths if normalise(truth) not in read),

@@ -10,9 +10,20 @@ import pytest
 from intently.core.config import Config
 from intently.core.schema import CANDIDATE, CHUNK, EXPLANATION, HISTORY, ITEM, METRIC, REJECT, TAG, TRUE_INTEREST, USER, USER_INTEREST
 from intently.core.workspace import Workspace, open_stage
+from intently.data.tokens import TokenCounter
 from intently.interests.faithfulness import Faithfulness
 from report.contents import Contents, Reach
-from report.figures import Score, count_behaviours, history_lengths, read_scores, read_sweeps, seconds_in_words, stage_lines
+from report.figures import (
+    Compression,
+    Score,
+    count_behaviours,
+    history_lengths,
+    measure_compression,
+    read_scores,
+    read_sweeps,
+    seconds_in_words,
+    stage_lines,
+)
 from report.page import best, draw, headline, pick_sweep, ranking_table, render, summarise
 from report.people import Person, Tables, choose_people, tell
 
@@ -106,7 +117,7 @@ def contents(people: list[Person], faithfulness: Faithfulness | None = None, met
         stages=[],
         behaviours={"click": 100, "purchase": 3},
         lengths=np.array([3, 5, 90]),
-        tokens=np.array([5, 6]),
+        compression=Compression(np.array([5, 6]), 4, 22),
         k=10,
         scores=read_scores(rows, ("NDCG", "HR"), 10),
         spread=[],
@@ -143,9 +154,10 @@ def test_ranking_table_joins_filters_in_one_row_and_best_is_the_highest_of_each_
     assert best(scores) == {"NDCG filtered": 0.3, "NDCG unfiltered": 0.6}
 
 
-def test_read_sweeps_orders_the_points_by_beta_and_passes_over_other_settings() -> None:
-    rows = [metric("f", value, setting=json.dumps({"beta": beta})) for beta, value in ((1.0, 0.1), (0.0, 0.2), (0.5, 0.4))]
-    (sweep,) = read_sweeps(METRIC.from_rows([*rows, metric("popularity", 0.9)]))
+def test_read_sweeps_orders_the_points_by_beta_and_passes_over_other_settings_and_single_points() -> None:
+    points = ((1.0, 0.1), (0.0, 0.2), (0.5, 0.4))
+    rows = [metric("f", value, split="validation", setting=json.dumps({"beta": beta})) for beta, value in points]
+    (sweep,) = read_sweeps(METRIC.from_rows([*rows, metric("f", 0.3, setting='{"beta": 0.5}'), metric("popularity", 0.9)]))
     assert sweep.betas.tolist() == [0.0, 0.5, 1.0]
     assert sweep.values.tolist() == [0.2, 0.4, 0.1]
 
@@ -164,6 +176,14 @@ def test_stage_lines_say_what_the_manifests_say(workspace: Workspace) -> None:
     assert (line.name, line.rows, line.rejects, line.reasons) == ("user", 1, 2, (("no id", 2),))
     assert (line.metrics, line.notes) == ({"share": 0.5}, {"users": "one"})
     assert 0 <= line.seconds < 60
+
+
+def test_measure_compression_counts_the_same_events_written_out(tables: Tables) -> None:
+    chunks = tables.chunk.slice(0, 1).to_pylist()[0] | {"item_ids": ["i1", None, "i2"], "event_ids": ["a", "b", "c"], "num_tokens": 10}
+    measured = measure_compression(CHUNK.from_rows([chunks]), tables.item, TokenCounter(None))
+    # A stamp '2025-03-04 12:11 (purchase)' is 11 words and signs; 'Lamp' is 1, 'Tent <b>' is 4, a search without a choice has no title.
+    assert (measured.num_events, measured.written_out) == (3, 3 * 11 + 1 + 4)
+    assert measured.ratio == pytest.approx(3.8)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (92.4, "1 min 32 s"), (3600.0, "60 min 0 s")])
@@ -239,10 +259,11 @@ def test_draw_makes_a_png_of_everything_there_is() -> None:
 
 
 def test_pick_sweep_prefers_filtered_validation_at_the_reports_cut_off() -> None:
-    def at(**other: object) -> dict[str, object]:
-        return metric("fused", 0.1, setting='{"beta": 0.5}', **other)
+    def at(beta: float, **other: object) -> dict[str, object]:
+        return metric("fused", 0.1, setting=json.dumps({"beta": beta}), **other)
 
-    rows = [at(split="test"), at(split="validation", filter_seen=False), at(split="validation", k=50), at(split="validation")]
+    kinds = [{"split": "test"}, {"split": "validation", "filter_seen": False}, {"split": "validation", "k": 50}, {"split": "validation"}]
+    rows = [at(beta, **kind) for kind in kinds for beta in (0.0, 1.0)]
     shown = Contents(**{**vars(contents([])), "sweeps": read_sweeps(METRIC.from_rows(rows))})
     picked = pick_sweep(shown, "NDCG")
     assert picked is not None
@@ -261,7 +282,8 @@ def test_summary_names_people_their_wishes_and_items_with_reasons(ann: Person) -
 
 
 def test_headline_holds_the_filtered_figures_by_name() -> None:
-    assert headline(contents([])) == {"towers_ndcg_10": 0.5, "beta": 0.5, "catalogue_coverage": 0.75, "gini": 0.25}
+    figures = {"towers_ndcg_10": 0.5, "beta": 0.5, "catalogue_coverage": 0.75, "gini": 0.25, "compression_ratio": 2.0}
+    assert headline(contents([])) == figures
 
 
 def test_score_label_reads_as_words() -> None:
