@@ -3,8 +3,7 @@
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/run_pipeline.py \\
     --config jobs/configs/run_pipeline/demo.yaml --workspace /shared/workspace
 
-The config names a YAML for every stage, and may override single settings of it:
---set stages.ingest_events.source.num_users=50
+The config names a YAML for every stage; settings beside it override: --set stages.ingest_events.source.num_users=50
 """
 
 from __future__ import annotations
@@ -103,8 +102,7 @@ def describe_plan(job: Job, config: PipelineConfig, workspace: Workspace) -> str
     """Each stage: what it reads, what it writes, what stands already."""
     lines = []
     for number, (stage, plan) in enumerate(plans(config, workspace), 1):
-        lines.append(f"[{number}/{len(JOBS)}] {stage.name}")
-        lines.append(f"    reads:  {', '.join(stage.reads) or 'its source'}")
+        lines += [f"[{number}/{len(JOBS)}] {stage.name}", f"    reads:  {', '.join(stage.reads) or 'its source'}"]
         lines += [f"    writes: {p.name}@{p.version} ({'stands' if p.stands else 'to be written'})" for p in plan]
     return "\n".join(lines)
 

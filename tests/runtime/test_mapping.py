@@ -6,7 +6,7 @@ import os
 
 import pytest
 from intently.core.config import Config, Resources
-from intently.core.errors import SchemaError
+from intently.core.errors import EngineError, SchemaError
 from intently.core.schema import USER
 from intently.core.workspace import Stage, Workspace, open_stage
 from intently.runtime.mapping import map_parts
@@ -32,6 +32,16 @@ class Refuse:
         raise SchemaError(f"part {part} is broken")
 
 
+class NeverBuilt:
+    """Cannot be set up, as an engine without its model."""
+
+    def __init__(self) -> None:
+        raise EngineError("no model")
+
+    def __call__(self, part: str) -> dict[str, int]:
+        return {}
+
+
 def test_map_parts_pending_parts_writes_each_once(workspace: Workspace) -> None:
     stage = open_stage(workspace, "user", USER, {}, Config())
     stage.write("bucket-00001", USER.empty())
@@ -48,3 +58,8 @@ def test_map_parts_no_parts_starts_nothing() -> None:
 def test_map_parts_error_in_worker_comes_back_as_our_error() -> None:
     with pytest.raises(SchemaError, match="part bucket-00000 is broken"):
         map_parts(Refuse, {}, ["bucket-00000"], Resources(), "refuse")
+
+
+def test_map_parts_error_in_constructor_comes_back_as_our_error() -> None:
+    with pytest.raises(EngineError, match="no model"):
+        map_parts(NeverBuilt, {}, ["bucket-00000"], Resources(), "never")

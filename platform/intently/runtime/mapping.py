@@ -28,11 +28,18 @@ class PartWorker(Protocol):
 
 
 class _Actor:
+    """Ray drops the cause of an exception on its way to the driver, so ours travels as data, from the constructor too."""
+
     def __init__(self, worker: type[PartWorker], arguments: Mapping[str, Any]) -> None:
-        self.worker = worker(**arguments)
+        self.failed = b""
+        try:
+            self.worker = worker(**arguments)
+        except IntentlyError as error:
+            self.failed = pickle.dumps(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        # Ray drops the cause of an exception on its way to the driver, so ours travels as data.
+        if self.failed:
+            return {"part": row["part"], "error": self.failed}
         try:
             return {"part": row["part"], "error": b"", **self.worker(row["part"])}
         except IntentlyError as error:
