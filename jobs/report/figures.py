@@ -25,7 +25,7 @@ class StageLine:
         rejects: rows that were refused.
         reasons: (reason, how many), the most frequent first.
         seconds: from the start of the run that finished it to its manifest.
-        metrics: what its job measured.
+        metrics: what its job measured, figures of single epochs left out.
         notes: what its job noted.
     """
 
@@ -121,7 +121,7 @@ def stage_lines(artifacts: Iterable[Artifact]) -> list[StageLine]:
                 manifest.rejects,
                 tuple(sorted(manifest.reject_reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
                 (manifest.ended - manifest.started).total_seconds(),
-                manifest.metrics,
+                {name: value for name, value in manifest.metrics.items() if "_epoch_" not in name},
                 manifest.notes,
             )
         )

@@ -35,6 +35,7 @@ def plot_histogram(values: np.ndarray, xlabel: str, ylabel: str) -> bytes:
     axes.hist(values, bins=min(40, max(5, len(np.unique(values)))), color=PALETTE[0], edgecolor="white", linewidth=0.6)
     median = float(np.median(values))
     axes.axvline(median, color=PALETTE[1], linewidth=1.6)
+    axes.margins(y=0.16)
     _note(axes, median, 0.94, f"median {median:g}", PALETTE[1])
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -70,13 +71,14 @@ def plot_sweep(left: Sweep, right: Sweep | None, chosen: float) -> bytes:
     figure, axes = _canvas(6.4, 3.2)
     _curve(axes, left, PALETTE[0])
     axes.axvline(chosen, color=QUIET, linewidth=1.2, linestyle=":")
-    _note(axes, chosen, 0.04, f"chosen β = {chosen:.2f}", INK)
+    _note(axes, chosen, 0.04, f"chosen β = {chosen:.2f}", INK, leftwards=chosen > left.betas.mean())
     value = float(np.interp(chosen, left.betas, left.values))
     axes.plot([chosen], [value], "o", color=PALETTE[0], markersize=8, markeredgecolor="white", zorder=5)
     axes.set_xlabel("β: weight of the user tower; 1 − β: weight of the tag tower")
     if right is not None:
         beside = axes.twinx()
-        beside.spines[["top", "left"]].set_visible(False)
+        beside.spines[["top", "left", "bottom"]].set_visible(False)
+        beside.spines["right"].set_color(QUIET)
         _curve(beside, right, PALETTE[1])
     return _png(figure)
 
@@ -88,9 +90,10 @@ def _curve(axes: Axes, sweep: Sweep, colour: str) -> None:
     axes.tick_params(axis="y", colors=colour)
 
 
-def _note(axes: Axes, place: float, height: float, text: str, colour: str) -> None:
-    """Text just right of a place on the x axis, at a share of the axes' height."""
-    axes.annotate(text, (place, height), (6, 0), xycoords=("data", "axes fraction"), textcoords="offset points", color=colour)
+def _note(axes: Axes, place: float, height: float, text: str, colour: str, leftwards: bool = False) -> None:
+    """Text just beside a place on the x axis, at a share of the axes' height."""
+    offset, side = (-6, "right") if leftwards else (6, "left")
+    axes.annotate(text, (place, height), (offset, 0), xycoords=("data", "axes fraction"), textcoords="offset points", color=colour, ha=side)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
