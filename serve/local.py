@@ -24,21 +24,27 @@ from serve.app import build
 HOST = "127.0.0.1"
 
 
-def deploy(workspace: str, event_log: str, port: int) -> str:
-    """Deploy one replica on the running Ray, wait until it answers, and return the page's address.
+def application(workspace: str, event_log: str) -> ray_serve.Application:
+    """The application over these tables; paths become absolute, for replicas need not have this process's working folder.
+
+    Raises:
+        MissingArtifactError: a table is not in the workspace.
+    """
+    root = workspace if "://" in workspace else str(Path(workspace).absolute())
+    return build({"workspace": root, "event_log": str(Path(event_log).absolute())})
+
+
+def deploy(app: ray_serve.Application, port: int) -> str:
+    """Deploy on the running Ray, wait until it answers, and return the page's address.
 
     Raises:
         ConfigError: the port is taken.
-        MissingArtifactError: a table is not in the workspace.
     """
     _refuse_taken(port)
-    # Replicas need not have this process's working folder.
-    root = workspace if "://" in workspace else str(Path(workspace).absolute())
-    application = build({"workspace": root, "event_log": str(Path(event_log).absolute())})
     # Metrics say what is asked; a line a request would drown everything else in the terminal.
     logging = {"enable_access_log": False, "log_level": "WARNING"}
     ray_serve.start(proxy_location="HeadOnly", http_options={"host": HOST, "port": port}, logging_config=logging)
-    ray_serve.run(application, name="intently", route_prefix="/", logging_config=logging)
+    ray_serve.run(app, name="intently", route_prefix="/", logging_config=logging)
     return f"http://{HOST}:{port}/"
 
 
@@ -53,8 +59,9 @@ def main() -> None:
     options = parser.parse_args()
     stop = threading.Event()
     try:
+        app = application(options.workspace, options.event_log)
         with ray_session():
-            address = deploy(options.workspace, options.event_log, options.port)
+            address = deploy(app, options.port)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             print(f"page: {address}\nAPI:  {address}docs\nCtrl-C ends the service", flush=True)

@@ -87,9 +87,7 @@ class Recommender:
             reason = self.state.reasons.find(item_id, interests)
             kinds[_kind(reason)] += 1
             interest = reason.interest if reason is not None and reason.interest else by_category.get(card.category)
-            recommended.append(
-                Recommendation.model_construct(rank=len(recommended), score=score, item=card, interest=interest, reason=reason)
-            )
+            recommended.append(Recommendation(rank=len(recommended), score=score, item=card, interest=interest, reason=reason))
         self._telemetry.count_answer(source, kinds, len(scores) - len(recommended))
         return recommended
 

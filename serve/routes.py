@@ -78,7 +78,7 @@ def user_routes(service: Service) -> APIRouter:
         _built(strategy)
         asked = Asked(k, beta, filter_seen)
         items = service.recommender.for_user(known(user_id), asked)
-        return Recommendations.model_construct(
+        return Recommendations(
             request_id=request.headers["x-request-id"],
             user_id=user_id,
             strategy=strategy,
@@ -140,7 +140,7 @@ def item_routes(service: Service) -> APIRouter:
         asked = Asked(body.k, body.beta, filter_seen=True)
         item_ids, behaviours = [event.item_id for event in body.history], [event.behaviour.value for event in body.history]
         items = service.recommender.for_history(item_ids, behaviours, body.tags, asked)
-        return Recommendations.model_construct(
+        return Recommendations(
             request_id=request.headers["x-request-id"],
             user_id=None,
             strategy=body.strategy,

@@ -94,7 +94,7 @@ class Catalogue:
                 # float32 on disk: 12.5 stays 12.5, 9.99 does not become 9.989999771118164.
                 fields["price"] = round(fields["price"], 2)
             image = f"v1/items/{quote(item_id, safe='')}/image" if self._has_image[row] else None
-            self._cards[item_id] = ItemCard.model_construct(**fields, image=image)
+            self._cards[item_id] = ItemCard(**fields, image=image)
         return self._cards[item_id]
 
     def title(self, item_id: str) -> str | None:
@@ -181,9 +181,9 @@ class Reasons:
         for interest in interests:
             row = self._row.get((item_id, interest))
             if row is not None:
-                return Reason.model_construct(text=self._texts[row].as_py(), interest=interest, fallback=False)
+                return Reason(text=self._texts[row].as_py(), interest=interest, fallback=False)
         row = self._row.get((item_id, ""))
-        return Reason.model_construct(text=self._texts[row].as_py(), interest=None, fallback=True) if row is not None else None
+        return Reason(text=self._texts[row].as_py(), interest=None, fallback=True) if row is not None else None
 
 
 @dataclass(frozen=True)

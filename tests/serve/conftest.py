@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from ray import serve as ray_serve
 
 from benchmarks.serving import free_port, write_table, write_untrained_towers
-from serve.local import deploy
+from serve.local import application, deploy
 
 GOODS = {
     "outdoor": ["waterproof hiking boots", "two-person tent", "trail running vest", "folding camp stove"],
@@ -178,5 +178,5 @@ def event_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(ray_session: None, served: Workspace, event_log: Path) -> Iterator[str]:
     """Root of a service over the hand-made tables, deployed once; tests use event ids of their own."""
-    yield deploy(served.root, str(event_log), free_port())
+    yield deploy(application(served.root, str(event_log)), free_port())
     ray_serve.shutdown()
