@@ -124,7 +124,7 @@ def _film_words(theme: Theme, noun: int, choices: np.ndarray, director: str) -> 
     return {
         "title": f"{_title_case(title)} ({year})",
         "description": f"{_title_case(mood)}, directed by {director}. For evenings when one wants to {motive}.",
-        "attributes": [f"genres: {', '.join(theme.categories[1:])}", f"mood: {mood}", f"year: {year}"],
+        "attributes": [f"genres: {'/'.join(theme.categories[1:])}", f"mood: {mood}", f"year: {year}"],
     }
 
 

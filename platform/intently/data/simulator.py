@@ -379,6 +379,11 @@ def _query_texts() -> list[str]:
     return texts
 
 
+def query_themes() -> dict[str, int]:
+    """Every text that may be typed → index of the theme that it serves."""
+    return {text: place // _QUERIES_PER_THEME for place, text in enumerate(_query_texts())}
+
+
 def _ids(prefix: str, numbers: np.ndarray) -> pa.Array:
     return pc.binary_join_element_wise(prefix, pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 5, "0"), "")
 

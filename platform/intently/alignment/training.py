@@ -1,0 +1,287 @@
+"""Trains a small Qwen3-architecture model from nothing on ChatExample rows: plain torch, one process, CPU or GPU.
+
+What makes minutes on two CPU cores enough (measured, see llm/student/README.md): Muon for the matrices, AdamW for the rest; a
+warm-up on copying random tokens, which grows the heads that look things up; part of the loss on the prompt; easy examples
+first; batches of like lengths instead of packing, because attention over packed texts is dense on a CPU.
+
+Shapes: B examples of a batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from intently.alignment.examples import prompt_messages
+from intently.alignment.tokenizer import USER, encode, train_tokenizer
+from intently.core.config import Config, operational
+from intently.core.errors import ConfigError
+
+CHECKPOINT = "checkpoint.pt"
+_TEXTS_FOR_TOKENIZER = 6000
+
+
+class StudentConfig(Config):
+    """Size of the student; the defaults make 2.8 M parameters, 5.5 MB in bfloat16."""
+
+    vocabulary: int = Field(4096, ge=300, description="tokens of its own byte-level BPE")
+    hidden: int = Field(192, ge=16, description="width")
+    layers: int = Field(5, ge=1, description="transformer blocks")
+    heads: int = Field(6, ge=1, description="query heads")
+    kv_heads: int = Field(2, ge=1, description="key and value heads")
+    head_size: int = Field(32, ge=8, description="width of a head; vLLM on a CPU wants a multiple of 32")
+    feed_forward: int = Field(512, ge=16, description="width between the two matrices of the feed-forward part")
+    context: int = Field(2048, ge=128, description="longest prompt plus answer, in tokens")
+
+
+class TrainingConfig(Config):
+    """How the student is trained."""
+
+    student: StudentConfig = Field(StudentConfig(), description="its size")
+    seed: int = Field(0, ge=0, description="of weights, order and copying drill")
+    num_steps: int = Field(1600, ge=1, description="optimiser steps, the drill included")
+    batch_tokens: int = Field(6144, ge=64, description="tokens of a batch, padding included")
+    copy_steps: int = Field(90, ge=0, description="steps at the start that are spent on copying random tokens")
+    easy_steps: int = Field(160, ge=0, description="steps after the drill that see only difficulty 0 and 1")
+    prompt_share: float = Field(0.3, ge=0, le=1, description="share of the user message's tokens that count in the loss")
+    matrix_lr: float = Field(0.02, gt=0, description="Muon's learning rate")
+    other_lr: float = Field(0.004, gt=0, description="AdamW's, for embeddings and norms")
+    warmup_steps: int = Field(20, ge=1, description="steps in which learning rates rise from 0")
+    decay_steps: int = Field(400, ge=1, description="steps at the end in which they fall to 3 %; up to there num_steps changes nothing")
+    threads: int = operational(2, ge=1, description="CPU threads")
+    checkpoint_every: int = operational(100, ge=1, description="steps between checkpoints")
+    print_every: int = operational(20, ge=1, description="steps between progress lines")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens."""
+
+    tokens: list[int]
+    prompt_length: int
+    system_length: int
+    difficulty: int
+
+
+def train(examples: pa.Table, config: TrainingConfig, work: Path, until: int | None = None) -> list[float]:
+    """Train on CHAT_EXAMPLE rows and leave a model folder that vLLM loads in `work`/model; goes on from a checkpoint in `work`.
+
+    Args:
+        examples: CHAT_EXAMPLE rows.
+        config: size and recipe.
+        work: folder of the checkpoint and of the model; of one config and one set of examples only.
+        until: stop after this step with a checkpoint and no model folder; None trains to the end.
+    Returns:
+        loss of the steps done in this call.
+    Raises:
+        ConfigError: an example is longer than the context, or there is none.
+    """
+    torch.set_num_threads(config.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(examples, config, work)
+    encoded = encode_examples(tokenizer, examples, config.student.context)
+    torch.manual_seed(config.seed)
+    model = Qwen3ForCausalLM(model_config(config.student, tokenizer)).to(device)
+    optimizers = _optimizers(model, config)
+    first = _resume(work / CHECKPOINT, model, optimizers, device)
+    plan = plan_batches(encoded, config)
+    losses, began, seen = [], time.monotonic(), 0
+    last = min(until or config.num_steps, config.num_steps)
+    for step in range(first, last):
+        _set_rates(optimizers, config, step)
+        tokens, targets, counted = (part.to(device) for part in _batch(encoded, plan[step], config, tokenizer, step))
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = model.model(input_ids=tokens).last_hidden_state[counted]  # [N, hidden]; the head is costly, so only where needed
+            logits = model.lm_head(hidden)  # [N, V]
+        loss = F.cross_entropy(logits.float(), targets[counted])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        seen += tokens.numel()
+        if (step + 1) % config.print_every == 0 or step + 1 == last:
+            recent = float(np.mean(losses[-config.print_every :]))
+            speed = seen / (time.monotonic() - began)
+            phase = "copying" if plan[step] is None else "examples"
+            print(f"train_student: step {step + 1}/{config.num_steps} ({phase}), loss {recent:.3f}, {speed:.0f} tokens/s", flush=True)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == last:
+            _save_checkpoint(work / CHECKPOINT, model, optimizers, step + 1)
+    if last == config.num_steps:
+        save_model(model, tokenizer, work / "model")
+    return losses
+
+
+def model_config(student: StudentConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    """The Qwen3 configuration of a student."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=student.hidden,
+        intermediate_size=student.feed_forward,
+        num_hidden_layers=student.layers,
+        num_attention_heads=student.heads,
+        num_key_value_heads=student.kv_heads,
+        head_dim=student.head_size,
+        max_position_embeddings=student.context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
+def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: pa.Table, context: int) -> list[Encoded]:
+    """CHAT_EXAMPLE rows → tokens.
+
+    Raises:
+        ConfigError: an example is longer than the context, or there is none.
+    """
+    chats = [prompt_messages(prompt) for prompt in examples["prompt"].to_pylist()]
+    pairs = encode(tokenizer, chats, examples["completion"].to_pylist())
+    if not pairs:
+        raise ConfigError("chat_example", 0, "there is nothing to train on")
+    user = tokenizer.convert_tokens_to_ids(USER)
+    encoded = []
+    for (tokens, prompt), name, difficulty in zip(
+        pairs, examples["example_id"].to_pylist(), examples["difficulty"].to_pylist(), strict=True
+    ):
+        if len(tokens) > context:
+            raise ConfigError("student.context", context, f"example {name} has {len(tokens)} tokens")
+        encoded.append(Encoded(tokens, prompt, tokens.index(user), difficulty))
+    return encoded
+
+
+def plan_batches(encoded: Sequence[Encoded], config: TrainingConfig) -> list[list[int] | None]:
+    """For each step the examples of its batch, or None for the copying drill; decided by the config alone, so that a run can resume."""
+    rng = np.random.default_rng([config.seed, 1])
+    drill = min(config.copy_steps, config.num_steps)
+    easy = min(config.easy_steps, config.num_steps - drill)
+    simple = [i for i, example in enumerate(encoded) if example.difficulty <= 1]
+    plan: list[list[int] | None] = [None] * drill
+    phases = [(simple or list(range(len(encoded))), drill + easy), (list(range(len(encoded))), config.num_steps)]
+    for chosen, end in phases:
+        lengths = np.array([len(encoded[i].tokens) for i in chosen])
+        batches = _endless_batches(np.array(chosen), lengths, config.batch_tokens, rng)
+        plan += [next(batches) for _ in range(end - len(plan))]
+    return plan
+
+
+def _endless_batches(chosen: np.ndarray, lengths: np.ndarray, batch_tokens: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """Batches of like lengths, epoch after epoch: shuffled, sorted within large groups, cut by the longest × count."""
+    while True:
+        order = rng.permutation(len(chosen))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 1024):
+            group = order[start : start + 1024]
+            group = group[np.argsort(lengths[group], kind="stable")]
+            batch: list[int] = []
+            for place in group:
+                if batch and lengths[place] * (len(batch) + 1) > batch_tokens:
+                    batches.append(batch)
+                    batch = []
+                batch.append(int(chosen[place]))
+            batches.append(batch)
+        yield from (batches[i] for i in rng.permutation(len(batches)))
+
+
+def _batch(
+    encoded: Sequence[Encoded], chosen: list[int] | None, config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, step: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(tokens, targets, whether the loss looks at a target), [B, T] each; never at padding or the system message."""
+    if chosen is None:
+        return _drill(config, len(tokenizer), step)
+    rng = np.random.default_rng([config.seed, 4, step])
+    examples = [encoded[i] for i in chosen]
+    width = max(len(example.tokens) for example in examples)
+    tokens = np.full((len(examples), width), tokenizer.pad_token_id, np.int64)
+    counted = np.zeros((len(examples), width), bool)
+    for row, example in enumerate(examples):
+        asked = slice(example.system_length + 1, example.prompt_length)
+        tokens[row, : len(example.tokens)] = example.tokens
+        counted[row, asked] = rng.random(asked.stop - asked.start) < config.prompt_share
+        counted[row, example.prompt_length : len(example.tokens)] = True
+    return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:]), torch.from_numpy(counted[:, 1:])
+
+
+def _drill(config: TrainingConfig, vocabulary: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random tokens, twice; only the second time counts."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    length = int(torch.randint(16, min(128, config.student.context // 2 - 1), (1,), generator=generator))
+    count = max(1, config.batch_tokens // (2 * length))
+    once = torch.randint(5, vocabulary, (count, length), generator=generator)  # 0 to 4 are special
+    tokens = torch.cat([once, once], dim=1)
+    counted = torch.zeros(tokens.shape, dtype=torch.bool)
+    counted[:, length + 1 :] = True
+    return tokens[:, :-1], tokens[:, 1:], counted[:, 1:]
+
+
+def _optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=config.other_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+
+
+def _set_rates(optimizers: Sequence[torch.optim.Optimizer], config: TrainingConfig, step: int) -> None:
+    rise = min(1.0, (step + 1) / config.warmup_steps)
+    fall = min(1.0, 0.03 + 0.97 * (config.num_steps - step - 1) / config.decay_steps)
+    for optimizer, rate in zip(optimizers, (config.matrix_lr, config.other_lr), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(rise, fall)
+
+
+def _tokenizer(examples: pa.Table, config: TrainingConfig, work: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that a run began with, else a new one."""
+    folder = work / "tokenizer"
+    if not folder.exists():
+        rows = np.random.default_rng([config.seed, 2]).permutation(examples.num_rows)[:_TEXTS_FOR_TOKENIZER]
+        part = examples.take(pa.array(np.sort(rows)))
+        texts = part["prompt"].to_pylist() + part["completion"].to_pylist()
+        train_tokenizer(texts, config.student.vocabulary, config.student.context).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _resume(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], device: torch.device) -> int:
+    """Steps that a checkpoint holds, 0 without one."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimizer, part in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(part)
+    return int(state["step"])
+
+
+def _save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+    state = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step}
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+
+
+def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """A folder that vLLM and transformers load: bfloat16 safetensors, config, tokenizer with its chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().to(torch.bfloat16).cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors.pop("lm_head.weight", None)  # tied to the embeddings
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = model.config
+    settings.architectures = ["Qwen3ForCausalLM"]
+    settings.dtype = "bfloat16"
+    settings.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
