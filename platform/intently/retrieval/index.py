@@ -16,6 +16,8 @@ from pydantic import Field
 from intently.core.config import Config
 
 Kind = Literal["flat", "hnsw", "ivf"]
+EXACT_UP_TO = 5_000
+"""Where a filter leaves no more rows than this, a graph or a cell search would miss most of them, and comparing them all is quick."""
 INDEX = "index.faiss"
 INDEX_SETTINGS = "index.json"
 
@@ -55,19 +57,28 @@ class VectorIndex:
         Args:
             queries: [Q, D] float32.
             k: how many.
-            allowed: [I] bool, rows that may be found; None allows all.
+            allowed: [I] bool, rows that may be found; None allows all. Few of them are searched exactly, whatever the kind.
         Returns:
             scores [Q, k] float32, falling, and rows [Q, k] int64, −1 where fewer than k are found.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if allowed is None:
             return self.index.search(queries, k)
+        if self.kind != "flat" and np.count_nonzero(allowed) <= EXACT_UP_TO:
+            return self._search_exactly(queries, k, np.flatnonzero(allowed))
         selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         return self.index.search(queries, k, params=self._parameters(selector))
 
     def save(self, path: Path) -> None:
         """Write the index to a file."""
         faiss.write_index(self.index, str(path))
+
+    def _search_exactly(self, queries: np.ndarray, k: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores = queries @ self.index.reconstruct_batch(rows).T if len(rows) else np.empty((len(queries), 0), np.float32)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        padding = ((0, 0), (0, k - order.shape[1]))
+        found = np.pad(rows[order], padding, constant_values=-1)
+        return np.pad(np.take_along_axis(scores, order, axis=1), padding, constant_values=-np.inf), found
 
     def _parameters(self, selector: faiss.IDSelector) -> faiss.SearchParameters:
         match self.kind:
@@ -101,6 +112,8 @@ def build_index(vectors: np.ndarray, config: IndexConfig) -> VectorIndex:
             index.cp.seed, index.cp.min_points_per_centroid, index.nprobe = config.seed, 1, min(config.ivf_probes, lists)
             index.train(vectors)
     index.add(vectors)
+    if kind == "ivf":
+        index.make_direct_map()  # row → vector, for exact search under a filter
     return VectorIndex(index, kind)
 
 
