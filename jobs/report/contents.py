@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
-from intently.data.tokens import TokenCounter
 from intently.interests.faithfulness import Faithfulness, asked_chunks, measure_faithfulness
 from intently.metrics.diversity import exposure, gini
 from intently.retrieval.retriever import TowerRetriever
@@ -116,7 +115,7 @@ def gather(
         stages=stage_lines(workspace.artifact(name) for name in artifacts),
         behaviours=count_behaviours(history),
         lengths=history_lengths(history),
-        compression=_compression(workspace, tables),
+        compression=measure_compression(tables.chunk, tables.item),
         k=k,
         scores=read_scores(metrics, ACCURACY, k),
         spread=read_scores(metrics, SPREAD, k),
@@ -126,11 +125,6 @@ def gather(
         reach=_reach(shown, tables.item, k),
         people=[tell(user_id, tables, retriever.retrieve([user_id], k)) for user_id in chosen],
     )
-
-
-def _compression(workspace: Workspace, tables: Tables) -> Compression:
-    counter = TokenCounter(workspace.artifact("chunk").manifest.config["tokenizer"])
-    return measure_compression(tables.chunk, tables.item, counter)
 
 
 def _reach(shown: pa.Table, items: pa.Table, k: int) -> Reach:

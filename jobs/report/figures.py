@@ -72,19 +72,21 @@ class Compression:
     """What chunks save a language model.
 
     Attributes:
-        tokens: [C] tokens of each chunk's text.
+        tokens: [C] tokens of each chunk's text, by the tokenizer that the chunks were cut with.
         num_events: events in all chunks.
-        written_out: tokens of the same events, one line each: time, behaviour, full title.
+        compressed: words and signs of all chunks' texts.
+        written_out: words and signs of the same events, one line each: time, behaviour, full title.
     """
 
     tokens: np.ndarray
     num_events: int
+    compressed: int
     written_out: int
 
     @property
     def ratio(self) -> float:
-        """How many times fewer tokens the chunks need; 0 without chunks."""
-        return self.written_out / int(self.tokens.sum()) if self.tokens.sum() else 0.0
+        """How many times fewer words and signs the chunks need; 0 without chunks."""
+        return self.written_out / self.compressed if self.compressed else 0.0
 
 
 @dataclass(frozen=True)
@@ -140,19 +142,20 @@ def history_lengths(history: pa.Table) -> np.ndarray:
     return pc.list_value_length(history["item_ids"]).to_numpy()
 
 
-def measure_compression(chunks: pa.Table, items: pa.Table, counter: TokenCounter) -> Compression:
-    """Tokens of the chunks against those of their events written out line by line.
+def measure_compression(chunks: pa.Table, items: pa.Table) -> Compression:
+    """The chunks' texts against their events written out line by line.
 
     Args:
         chunks: CHUNK rows.
         items: ITEM rows.
-        counter: the one that counted `num_tokens`.
     """
+    counter = TokenCounter(None)
     titles = counter.count(items["title"].combine_chunks())
     rows = pc.index_in(pc.list_flatten(chunks["item_ids"]), items["item_id"].combine_chunks())
     known = rows.drop_null().to_numpy()
     stamp = int(counter.count(["2025-03-04 12:11 (purchase)"])[0])
-    return Compression(chunks["num_tokens"].to_numpy(), len(rows), int(titles[known].sum()) + stamp * len(rows))
+    compressed = int(counter.count(chunks["text"].combine_chunks()).sum())
+    return Compression(chunks["num_tokens"].to_numpy(), len(rows), compressed, int(titles[known].sum()) + stamp * len(rows))
 
 
 def read_scores(metrics: pa.Table, names: Iterable[str], k: int, split: str = "test") -> list[Score]:

@@ -10,7 +10,6 @@ import pytest
 from intently.core.config import Config
 from intently.core.schema import CANDIDATE, CHUNK, EXPLANATION, HISTORY, ITEM, METRIC, REJECT, TAG, TRUE_INTEREST, USER, USER_INTEREST
 from intently.core.workspace import Workspace, open_stage
-from intently.data.tokens import TokenCounter
 from intently.interests.faithfulness import Faithfulness
 from report.contents import Contents, Reach
 from report.figures import (
@@ -117,7 +116,7 @@ def contents(people: list[Person], faithfulness: Faithfulness | None = None, met
         stages=[],
         behaviours={"click": 100, "purchase": 3},
         lengths=np.array([3, 5, 90]),
-        compression=Compression(np.array([5, 6]), 4, 22),
+        compression=Compression(np.array([5, 6]), 4, 11, 22),
         k=10,
         scores=read_scores(rows, ("NDCG", "HR"), 10),
         spread=[],
@@ -179,11 +178,14 @@ def test_stage_lines_say_what_the_manifests_say(workspace: Workspace) -> None:
 
 
 def test_measure_compression_counts_the_same_events_written_out(tables: Tables) -> None:
-    chunks = tables.chunk.slice(0, 1).to_pylist()[0] | {"item_ids": ["i1", None, "i2"], "event_ids": ["a", "b", "c"], "num_tokens": 10}
-    measured = measure_compression(CHUNK.from_rows([chunks]), tables.item, TokenCounter(None))
+    chunk = tables.chunk.slice(0, 1).to_pylist()[0]
+    chunk |= {"item_ids": ["i1", None, "i2"], "event_ids": ["a", "b", "c"], "text": "today (purchase) | Lamp, Tent."}
+    measured = measure_compression(CHUNK.from_rows([chunk]), tables.item)
+    measured = measure_compression(CHUNK.from_rows([chunks]), tables.item)
     # A stamp '2025-03-04 12:11 (purchase)' is 11 words and signs; 'Lamp' is 1, 'Tent <b>' is 4, a search without a choice has no title.
     assert (measured.num_events, measured.written_out) == (3, 3 * 11 + 1 + 4)
-    assert measured.ratio == pytest.approx(3.8)
+    assert measured.compressed == 9
+    assert measured.ratio == 38 / 9
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (92.4, "1 min 32 s"), (3600.0, "60 min 0 s")])
