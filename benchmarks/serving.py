@@ -224,7 +224,7 @@ def on_ray(environment: dict[str, str], root: str, port: int) -> Iterator[psutil
         process.wait(60)
 
 
-def _wait_until_ready(port: int, is_alive: Callable[[], bool], timeout_s: float = 120) -> None:
+def _wait_until_ready(port: int, is_alive: Callable[[], bool], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and is_alive():
         try:

@@ -29,7 +29,7 @@ ADAS_INTERESTS = ["baking sourdough at home", "hiking in wet weather", "running 
 
 @pytest.fixture
 def http(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
+    with httpx.Client(base_url=address, timeout=120) as client:
         yield client
 
 
@@ -279,7 +279,7 @@ def test_event_outlives_the_replica_that_took_it(address: str, event_log: Path, 
     os.kill(replica.pid, signal.SIGKILL)
     assert len(logged(event_log, "survivor")) == 1
     # Ray starts another replica; it must know the event from the log.
-    with httpx.Client(base_url=address, timeout=60) as fresh:
+    with httpx.Client(base_url=address, timeout=120) as fresh:
         answer = fresh.post("v1/events", json=cart("survivor"))
         while answer.status_code in (500, 503):
             answer = fresh.post("v1/events", json=cart("survivor"))
@@ -348,7 +348,7 @@ def test_full_queue_is_503_with_retry_after_and_the_waiting_are_answered(address
     # Whoever holds the log's lock holds up every request that writes.
     with (tmp_path / "log" / ".lock").open("ab") as lock, ThreadPoolExecutor(8) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = [pool.submit(httpx.post, tight_address, json=cart(f"t{number}"), timeout=60) for number in range(8)]
+        waiting = [pool.submit(httpx.post, tight_address, json=cart(f"t{number}"), timeout=120) for number in range(8)]
         refused = [future.result() for future in islice(as_completed(waiting), 3)]
         fcntl.flock(lock, fcntl.LOCK_UN)
         statuses = sorted(future.result().status_code for future in waiting)

@@ -37,13 +37,13 @@ def test_local_service_runs_until_ctrl_c_and_leaves_nothing_behind(served: Works
     with process, process.stdout:
         lines = iter(process.stdout.readline, "")
         assert next(line for line in lines if line.startswith("page:")) == f"page: http://127.0.0.1:{port}/\n"
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/users/ada/recommendations", timeout=30).status_code == 200
-        assert "intently" in httpx.get(f"http://127.0.0.1:{port}/", timeout=30).text
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/users/ada/recommendations", timeout=120).status_code == 200
+        assert "intently" in httpx.get(f"http://127.0.0.1:{port}/", timeout=120).text
         family = psutil.Process(process.pid).children(recursive=True)
         # A terminal sends Ctrl-C to the whole group.
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0
-    _, alive = psutil.wait_procs(family, timeout=30)
+        assert process.wait(120) == 0
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 

@@ -23,7 +23,9 @@ def browser_pages() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
+        # Other tests may use the same two cores.
+        expect.set_options(timeout=60_000)
         yield page
         browser.close()
 
