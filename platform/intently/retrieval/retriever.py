@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from intently.core.errors import ConfigError, IntentlyError, SchemaError
 from intently.core.schema import CANDIDATE
@@ -68,6 +69,8 @@ class TowerRetriever:
             MissingArtifactError: a stage has not run yet.
             SchemaError: index, towers and vectors are not of one run.
         """
+        # One stranger's window is a few thousand multiplications: a second thread would cost more than it computes.
+        torch.set_num_threads(1)
         artifacts = {name: workspace.artifact(name) for name in READS}
         towers = load_towers(artifacts["towers"])
         ids = json.loads(artifacts["index"].fetch(INDEX_SETTINGS).read_bytes())

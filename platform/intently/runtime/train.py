@@ -30,7 +30,6 @@ import torch.distributed
 from pyarrow.fs import LocalFileSystem
 from pydantic import Field
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import WorkerGroupError
 from safetensors.torch import save_file
 
 from intently.core.config import Config, Resources, operational
@@ -159,7 +158,7 @@ def train(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig, workspa
         name: a path that stands for everything that decides the result, such as `towers/<version>/training`.
     Raises:
         IntentlyError: as raised in the loop.
-        ray.train.v2.api.exceptions.TrainingFailedError: workers died more often than `max_failures`.
+        ray.train.TrainingFailedError: workers died more often than `max_failures`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -189,21 +188,26 @@ def _train_in_ray(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig,
             storage_filesystem=workspace.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            # Named, so that DeepSpeed need not look for an accelerator and warn that it found none.
-            worker_runtime_env={"env_vars": {} if resources.gpus else {"DS_ACCELERATOR": "cpu"}},
+            worker_runtime_env={"env_vars": _worker_environment(gpu=resources.gpus > 0)},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     with ray_session():
         try:
             result = trainer.fit()
-        except WorkerGroupError as error:
+        except ray.train.WorkerGroupError as error:
             ours = [failure for failure in error.worker_failures.values() if isinstance(failure, IntentlyError)]
             if ours:
                 raise ours[0] from error
             raise
         assert result.checkpoint is not None, f"{name}: the loop ended without an epoch"
         result.checkpoint.to_directory(str(folder))
+
+
+def _worker_environment(gpu: bool) -> dict[str, str]:
+    # Ray Train would log every printed line a second time; DeepSpeed would warn that it looked for an accelerator and found none.
+    quiet = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    return quiet if gpu else {**quiet, "DS_ACCELERATOR": "cpu"}
 
 
 def _ray_worker(given: dict[str, Any]) -> None:
