@@ -111,7 +111,7 @@ def test_explain_nonsense_and_broken_rules_become_rejects(items: pa.Table) -> No
         return json.dumps({"explanation": told + "  on any day."})
 
     pairs = pa.table({"item_id": ["boots", "boots", "kettle"], "interest": ["mountain hiking", "", ""]})
-    explained = explain(pairs, items, ScriptedEngine(respond), ExplanationConfig())
+    explained = explain(pairs, items, BrandFinder.of_items(items), ScriptedEngine(respond), ExplanationConfig())
     assert explained.explanations.to_pylist() == [
         {
             "item_id": "boots",

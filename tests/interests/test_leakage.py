@@ -12,6 +12,7 @@ from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.histories import build_histories
 from intently.data.simulator import SimulatorConfig, simulate
 from intently.data.splits import Split, SplitConfig, split_histories
+from intently.interests.phrases import BrandFinder
 from intently.interests.tags import TagConfig, predict_tags
 from intently.interests.users import MiningConfig, mine_users
 from intently.llm.contract import Request
@@ -63,7 +64,7 @@ def ask(items: pa.Table, history: pa.Table, encoder: TextEncoder) -> tuple[dict[
     mining, tagging = Recorder(), Recorder()
     chunks = build_chunks(history, items, ChunkConfig(num_events=20))
     mined = mine_users(chunks, items, mining.engine, encoder, MiningConfig(max_chunks=99))
-    predict_tags(mined.interests, history, items, tagging.engine, encoder, TagConfig(recent_days=400, max_recent=99))
+    predict_tags(mined.interests, history, items, BrandFinder([]), tagging.engine, encoder, TagConfig(recent_days=400, max_recent=99))
     return mining.prompts, tagging.prompts
 
 

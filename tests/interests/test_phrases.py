@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 from intently.interests.phrases import BrandFinder, normalise
 
 
@@ -17,3 +18,16 @@ def test_brand_finder_whole_words_only() -> None:
 
 def test_brand_finder_no_brands_finds_nothing() -> None:
     assert BrandFinder([None]).find("anything at all") == []
+
+
+def test_brand_finder_of_items_word_of_others_titles_only_is_no_brand() -> None:
+    rows = [
+        ("Samsung charger", "Samsung"),
+        ("Blue case for a Samsung", "Blue Sky"),
+        ("Blue blue cable", None),
+        ("Film", "Ann Lee"),
+        ("Cable", "Blue"),
+    ]
+    items = pa.table({"title": [title for title, _ in rows], "brand": [brand for _, brand in rows]})
+    brands = BrandFinder.of_items(items)
+    assert brands.find("blue samsung case by Ann Lee, blue sky") == ["Samsung", "Ann Lee", "Blue Sky"]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from intently.core.schema import HISTORY, USER_INTEREST
+from intently.interests.phrases import BrandFinder
 from intently.interests.tags import TagConfig, current_interests, predict_tags, recent_titles, season_of
 from intently.llm.contract import Request
 from intently.llm.encoder import TextEncoder
@@ -118,7 +119,7 @@ def test_predict_tags_rules_refuse_each_with_its_reason(
             ("slow drip coffee kettle", "home coffee"),
         )
 
-    predicted = predict_tags(interests, histories, items, ScriptedEngine(respond), encoder, CONFIG)
+    predicted = predict_tags(interests, histories, items, BrandFinder.of_items(items), ScriptedEngine(respond), encoder, CONFIG)
     names = ("user_id", "bucket", "rank", "tag", "interest", "category", "model")
     assert [tuple(row[name] for name in names) for row in predicted.tags.to_pylist()] == [
         ("ann", 3, 0, "warm waterproof hiking boots", "mountain hiking", "Hiking", "scripted:function"),
@@ -141,10 +142,12 @@ def test_predict_tags_no_item_is_close_leaves_the_category_open(
     interests: pa.Table, histories: pa.Table, items: pa.Table, encoder: TextEncoder
 ) -> None:
     engine = ScriptedEngine(lambda _: answer(("quarterly income tax form", "guitar playing")))
-    predicted = predict_tags(interests, histories, items, engine, encoder, TagConfig(category_similarity=0.7))
+    predicted = predict_tags(interests, histories, items, BrandFinder.of_items(items), engine, encoder, TagConfig(category_similarity=0.7))
     assert predicted.tags["category"].to_pylist() == [None, None]
 
 
 def test_predict_tags_nobody_with_interests_asks_nothing(histories: pa.Table, items: pa.Table, encoder: TextEncoder) -> None:
-    predicted = predict_tags(USER_INTEREST.empty(), histories, items, ScriptedEngine(lambda _: ""), encoder, CONFIG)
+    predicted = predict_tags(
+        USER_INTEREST.empty(), histories, items, BrandFinder.of_items(items), ScriptedEngine(lambda _: ""), encoder, CONFIG
+    )
     assert (predicted.tags.num_rows, predicted.rejects.num_rows, predicted.usage.questions) == (0, 0, 0)

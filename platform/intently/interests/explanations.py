@@ -145,12 +145,13 @@ def pairs_of_part(pairs: pa.Table, part: int, num_parts: int) -> pa.Table:
     return pairs.filter(pa.array([int.from_bytes(digest[:8], "big") % num_parts == part for digest in digests], pa.bool_()))
 
 
-def explain(pairs: pa.Table, items: pa.Table, engine: Engine, config: ExplanationConfig) -> Explained:
+def explain(pairs: pa.Table, items: pa.Table, brands: BrandFinder, engine: Engine, config: ExplanationConfig) -> Explained:
     """Ask the engine for the reason of every pair, and check what it says against the item.
 
     Args:
         pairs: columns item_id, interest, as from `plan_pairs`.
-        items: ITEM rows, the whole catalogue: the checks know all its brands.
+        items: ITEM rows, all that the pairs name.
+        brands: those of the whole catalogue; a text may name none but the item's own.
         engine: answers the questions.
         config: how texts are drawn and checked.
     """
@@ -163,7 +164,6 @@ def explain(pairs: pa.Table, items: pa.Table, engine: Engine, config: Explanatio
         for key, item, phrase in zip(keys, asked, phrases, strict=True)
     ]
     outcomes, usage = ask(engine, questions, TASKS["explanation"])
-    brands = BrandFinder(items["brand"].to_pylist())
     rows: list[dict[str, Any]] = []
     rejects = []
     for key, item, phrase, outcome in zip(keys, asked, phrases, outcomes, strict=True):

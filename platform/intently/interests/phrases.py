@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import pyarrow as pa
+
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -32,6 +34,21 @@ class BrandFinder:
         split = {brand: words(brand) for brand in brands if brand is not None}
         self._brands = {run: brand for brand, run in split.items() if sum(map(len, run)) >= min_letters}
         self._longest = max(map(len, self._brands), default=0)
+
+    @classmethod
+    def of_items(cls, items: pa.Table) -> BrandFinder:
+        """The brands of ITEM rows, without words that only pass for one.
+
+        Real catalogues give "Blue", "Wireless" or "Cell Phone" as a maker: a name that other items' titles use and its own
+        items' titles never do is no name.
+        """
+        makers, titles = items["brand"].to_pylist(), items["title"].to_pylist()
+        found = cls(makers)
+        own, other = set[str](), set[str]()
+        for maker, title in zip(makers, titles, strict=True):
+            for brand in found.find(title):
+                (own if maker is not None and words(maker) == words(brand) else other).add(brand)
+        return cls(set(found._brands.values()) - (other - own))
 
     def find(self, text: str) -> list[str]:
         """The brands that the text names, in the order in which they appear."""

@@ -125,7 +125,7 @@ def recent_titles(history: pa.Table, items: pa.Table, days: float) -> list[list[
 
 
 def predict_tags(
-    interests: pa.Table, history: pa.Table, items: pa.Table, engine: Engine, encoder: TextEncoder, config: TagConfig
+    interests: pa.Table, history: pa.Table, items: pa.Table, brands: BrandFinder, engine: Engine, encoder: TextEncoder, config: TagConfig
 ) -> Predicted:
     """Ask the engine for tags of every user who has interests, and check them.
 
@@ -133,6 +133,7 @@ def predict_tags(
         interests: USER_INTEREST rows of any users; whole users only.
         history: HISTORY rows of at least these users, from before whatever the tags will be measured on.
         items: ITEM rows of the catalogue.
+        brands: its brands, which no tag may name.
         engine: answers the questions.
         encoder: finds the interest and the category that a tag belongs to.
         config: how tags are asked for and checked.
@@ -153,7 +154,6 @@ def predict_tags(
     ]
     outcomes, usage = ask(engine, questions, TASKS["item_tags"])
     served = _served_interests(people, outcomes, encoder, config.interest_similarity)
-    brands = BrandFinder(items["brand"].to_pylist())
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
     users_below_min = 0

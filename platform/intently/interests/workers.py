@@ -14,6 +14,7 @@ from intently.core.schema import ITEM
 from intently.core.workspace import Artifact, Stage
 from intently.data.counts import save_counts
 from intently.interests.explanations import ExplanationConfig, explain, pairs_of_part, plan_pairs
+from intently.interests.phrases import BrandFinder
 from intently.interests.tags import TagConfig, predict_tags
 from intently.interests.usage import Usage
 from intently.interests.users import MiningConfig, keep_chosen, mine_users
@@ -84,12 +85,13 @@ class TagPredictor:
     ) -> None:
         self._stage, self._interests, self._history, self._config = stage, interests, history, config
         self._items = items.read(columns=TEXT_COLUMNS)
+        self._brands = BrandFinder.of_items(self._items)
         self._engine, self._encoder = build_engine(engine), RememberingEncoder(TextEncoder(encoder))
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Predict the tags of one bucket's users."""
         interests, history = self._interests.read(part), self._history.read(part)
-        predicted = predict_tags(interests, history, self._items, self._engine, self._encoder, self._config)
+        predicted = predict_tags(interests, history, self._items, self._brands, self._engine, self._encoder, self._config)
         below = {"users_below_min_tags": predicted.users_below_min}
         return _write(self._stage, part, predicted.tags, predicted.rejects, predicted.usage, below)
 
@@ -123,6 +125,7 @@ class Explainer:
     ) -> None:
         self._stage, self._config, self._parts = stage, config, parts
         self._items = items.read(columns=TEXT_COLUMNS)
+        self._brands = BrandFinder.of_items(self._items)
         mined = interests.read(columns=["user_id", "interest", "evidence"])
         self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, TextEncoder(encoder), config)
         self._engine = build_engine(engine)
@@ -130,7 +133,7 @@ class Explainer:
     def __call__(self, part: str) -> dict[str, int | float]:
         """Write the reasons of the pairs that fall into one part."""
         pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
-        explained = explain(pairs, self._items, self._engine, self._config)
+        explained = explain(pairs, self._items, self._brands, self._engine, self._config)
         return _write(self._stage, part, explained.explanations, explained.rejects, explained.usage)
 
 
