@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.errors import ConfigError
-from intently.core.workspace import Workspace
+from intently.core.schema import HISTORY
+from intently.core.workspace import Artifact, Workspace
 from intently.interests.faithfulness import Faithfulness, asked_chunks, measure_faithfulness
 from intently.metrics.diversity import exposure, gini
 from intently.retrieval.retriever import TowerRetriever
@@ -100,15 +101,18 @@ def gather(
         MissingArtifactError: an input does not stand.
         ConfigError: the retriever does not know a user in `user_ids`.
     """
-    tables = Tables(**{field.name: workspace.artifact(field.name).read() for field in fields(Tables)})
-    history = workspace.artifact("history").read(columns=["behaviours", "item_ids"])
     retriever = TowerRetriever.load(workspace)
     unknown = [user_id for user_id in user_ids if not retriever.knows(user_id)]
     if unknown:
         raise ConfigError("user_ids", unknown, "no such user among those that the towers were trained on")
-    known = [user_id for user_id in tables.history_train["user_id"].to_pylist() if retriever.knows(user_id)]
-    chosen = list(user_ids) or choose_people(tables.user_interest, known, num_people)
-    shown = retriever.retrieve(sorted(known)[:num_reach_users], k)
+    known = sorted(retriever.user_rows)
+    interests = workspace.artifact("user_interest").read()
+    chosen = list(user_ids) or choose_people(interests, known, num_people)
+    histories = {name: _of_users(workspace.artifact(name), chosen) for name in ("history_train", "history_test")}
+    others = {field.name for field in fields(Tables)} - {*histories, "user_interest"}
+    tables = Tables(**histories, **{name: workspace.artifact(name).read() for name in others}, user_interest=interests)
+    history = workspace.artifact("history").read(columns=["behaviours"])
+    shown = retriever.retrieve(known[:num_reach_users], k)
     fusion = workspace.artifact("fusion")
     metrics = fusion.read()
     return Contents(
@@ -125,6 +129,13 @@ def gather(
         reach=_reach(shown, tables.item, k),
         people=[tell(user_id, tables, retriever.retrieve([user_id], k)) for user_id in chosen],
     )
+
+
+def _of_users(artifact: Artifact, user_ids: Sequence[str]) -> pa.Table:
+    """The rows of some users, one part in memory at a time."""
+    wanted = pa.array(user_ids, pa.string())
+    kept = [rows.filter(pc.is_in(rows["user_id"], wanted)) for _, rows in artifact.iter_parts()]
+    return pa.concat_tables([HISTORY.empty(), *kept])
 
 
 def _reach(shown: pa.Table, items: pa.Table, k: int) -> Reach:

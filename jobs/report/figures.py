@@ -139,7 +139,7 @@ def count_behaviours(history: pa.Table) -> dict[str, int]:
 
 def history_lengths(history: pa.Table) -> np.ndarray:
     """[U] behaviours of each user."""
-    return pc.list_value_length(history["item_ids"]).to_numpy()
+    return pc.list_value_length(history["behaviours"]).to_numpy()
 
 
 def measure_compression(chunks: pa.Table, items: pa.Table) -> Compression:

@@ -181,7 +181,6 @@ def test_measure_compression_counts_the_same_events_written_out(tables: Tables) 
     chunk = tables.chunk.slice(0, 1).to_pylist()[0]
     chunk |= {"item_ids": ["i1", None, "i2"], "event_ids": ["a", "b", "c"], "text": "today (purchase) | Lamp, Tent."}
     measured = measure_compression(CHUNK.from_rows([chunk]), tables.item)
-    measured = measure_compression(CHUNK.from_rows([chunks]), tables.item)
     # A stamp '2025-03-04 12:11 (purchase)' is 11 words and signs; 'Lamp' is 1, 'Tent <b>' is 4, a search without a choice has no title.
     assert (measured.num_events, measured.written_out) == (3, 3 * 11 + 1 + 4)
     assert measured.compressed == 9
