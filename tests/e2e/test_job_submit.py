@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -100,9 +101,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield Head(environment, Workspace.open(tmp_path_factory.mktemp("submitted") / "workspace"))
     finally:
         started.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             started.wait(timeout=60)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):  # the usual case: nobody of the group is left
             os.killpg(started.pid, signal.SIGKILL)
         shutil.rmtree(session, ignore_errors=True)
 
