@@ -257,18 +257,35 @@ function addHistory(history, fresh) {
 
 function drawTimeline() {
   const shown = at("strong").checked ? view.events.filter((event) => !WEAK.has(event.behaviour)) : view.events;
-  const months = Map.groupBy(shown, (event) => month.format(new Date(event.timestamp)));
-  const blocks = [...months].flatMap(([name, events]) => [make("h3", { textContent: name }), make("ol", {}, ...events.map(timelineEntry))]);
+  const months = Map.groupBy(visits(shown), (visit) => month.format(new Date(visit[0].timestamp)));
+  const blocks = [...months].flatMap(([name, found]) => [make("h3", { textContent: name }), make("ol", {}, ...found.map(timelineEntry))]);
   at("timeline").replaceChildren(...(blocks.length ? blocks : [make("p", { class: "empty", textContent: "Only clicks and impressions here." })]));
 }
 
-function timelineEntry(event) {
-  const what = event.item?.title ?? event.item_id ?? "";
-  const act = event.query ? `${words(event.behaviour)} “${event.query}”` : words(event.behaviour);
+/** Events that follow each other on one day and one item, as one entry. */
+function visits(events) {
+  const found = [];
+  for (const event of events) {
+    const last = found.at(-1)?.[0];
+    const same = last && last.item_id === event.item_id && last.timestamp.slice(0, 10) === event.timestamp.slice(0, 10);
+    if (same) found.at(-1).push(event);
+    else found.push([event]);
+  }
+  return found;
+}
+
+function timelineEntry(visit) {
+  const [newest] = visit;
+  const what = newest.item?.title ?? newest.item_id ?? "";
+  const acts = [...new Set(visit.toReversed().map(actOf))].join(", ");
+  return make("li", { class: visit.map((event) => event.behaviour).join(" ") },
+    make("time", { dateTime: newest.timestamp, textContent: day.format(new Date(newest.timestamp)) }),
+    make("span", {}, what, make("span", { class: "act", textContent: `${what ? " · " : ""}${acts}` })));
+}
+
+function actOf(event) {
   const stars = event.value === null ? "" : ` ${"★".repeat(Math.round(event.value))}`;
-  return make("li", { class: event.behaviour },
-    make("time", { dateTime: event.timestamp, textContent: day.format(new Date(event.timestamp)) }),
-    make("span", {}, make("span", { class: "act", textContent: `${act}${stars}${what ? " · " : ""}` }), what));
+  return `${words(event.behaviour)}${event.query ? ` “${event.query}”` : ""}${stars}`;
 }
 
 async function older() {
