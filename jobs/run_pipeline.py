@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import build_explanations
 import build_index
@@ -52,7 +51,7 @@ JOBS: tuple[Job, ...] = (
 class PipelineConfig(Config):
     """Which settings each stage runs with."""
 
-    stages: dict[str, dict[str, Any]] = Field(
+    stages: dict[str, dict[str, object]] = Field(
         default_factory=dict,
         description="stage → {config: YAML in jobs/configs/<stage>/, and settings that override it}; no entry means defaults",
     )
@@ -60,14 +59,14 @@ class PipelineConfig(Config):
 
 def run(config: PipelineConfig, workspace: Workspace) -> Artifact:
     """Run every stage in order; the last one's artifact, the report."""
-    resolved = resolve(config)
+    settings = resolve(config)
     stands = all(planned.stands for _, plan in plans(config, workspace) for planned in plan)
     start = time.monotonic()
     with nullcontext() if stands else ray_session():
         for number, job in enumerate(JOBS, 1):
             print(f"[{number}/{len(JOBS)}] {job.name}", flush=True)
             began = time.monotonic()
-            artifact = job.execute(resolved[job.name], workspace)
+            artifact = job.execute(settings[job.name], workspace)
             manifest = artifact.manifest
             print(f"    {artifact}: {manifest.rows} rows, {manifest.rejects} rejects, {time.monotonic() - began:.1f} s", flush=True)
     print(f"pipeline: {time.monotonic() - start:.1f} s; report: {artifact.fetch('index.html')}", flush=True)
@@ -107,7 +106,7 @@ def describe_plan(job: Job, config: PipelineConfig, workspace: Workspace) -> str
     return "\n".join(lines)
 
 
-def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _flatten(settings: dict[str, object], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
