@@ -11,7 +11,7 @@ import torch
 from intently.alignment.examples import prompt_messages
 from intently.alignment.teacher import TeacherConfig, write_examples
 from intently.alignment.tokenizer import encode, train_tokenizer
-from intently.alignment.training import Encoded, StudentConfig, TrainingConfig, plan_batches, train
+from intently.alignment.training import Encoded, StudentConfig, TrainingConfig, cooccurrence_vectors, plan_batches, train
 from intently.core.errors import ConfigError
 from intently.core.schema import CHAT_EXAMPLE
 from safetensors.torch import load_file
@@ -106,3 +106,13 @@ def test_plan_batches_longer_run_begins_like_the_shorter_one():
     encoded = [Encoded(tokens=[0] * 50, prompt_length=2, system_length=1, difficulty=0) for _ in range(200)]
     short, long = (plan_batches(encoded, TINY.model_copy(update={"num_steps": steps})) for steps in (12, 20))
     assert long[:12] == short
+
+
+def test_cooccurrence_vectors_put_tokens_of_one_line_next_to_each_other():
+    tokenizer = train_tokenizer(["boots poles\ncoffee grinder\n" * 30], 300, 128)
+    lines = ["boots poles", "coffee grinder", "boots poles", "coffee grinder"]
+    tokens = tokenizer("\n".join(lines * 5), add_special_tokens=False)["input_ids"]
+    vectors = cooccurrence_vectors(tokenizer, [Encoded(tokens, 1, 0, 0)], 16, 0)
+    boots, poles, grinder = (tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in ("boots", " poles", " grinder"))
+    directions = torch.nn.functional.normalize(vectors, dim=1)
+    assert directions[boots] @ directions[poles] > directions[boots] @ directions[grinder] + 0.3
