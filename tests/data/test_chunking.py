@@ -10,7 +10,7 @@ import pytest
 from intently.core.errors import ConfigError
 from intently.core.schema import HISTORY
 from intently.data.chunking import OVER_BUDGET, TOO_OLD, ChunkConfig, Chunker, build_chunks
-from intently.data.compression import decompress
+from intently.data.decompression import decompress
 from intently.data.tokens import TokenCounter
 from tokenizers import Tokenizer, models, pre_tokenizers
 

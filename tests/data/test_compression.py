@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from intently.core.schema import HISTORY, Behaviour
-from intently.data.compression import Behaved, CompressionConfig, compress, decompress
+from intently.data.compression import CompressionConfig, compress
+from intently.data.decompression import Behaved, decompress
 
 NAMES = pl.DataFrame({"item_id": ["i1", "i2", "i3"], "name": ["red boots", "blue tent", "Tins, Tiny (1988)"]})
 ITEMS, ITEM_SETS = CompressionConfig(aggregation="items"), CompressionConfig(aggregation="item_sets")

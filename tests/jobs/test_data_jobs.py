@@ -13,7 +13,7 @@ import pytest
 from intently.core.errors import SourceError
 from intently.core.job import launch
 from intently.core.workspace import Artifact, Workspace
-from intently.data.compression import decompress
+from intently.data.decompression import decompress
 from intently.data.histories import HistoryBuilder, Spill, spill_source
 from intently.data.sources import open_source
 

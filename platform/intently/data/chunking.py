@@ -22,10 +22,12 @@ from pydantic import Field, model_validator
 from intently.core.config import Config
 from intently.core.schema import CHUNK
 from intently.core.workspace import Artifact, Stage
-from intently.data.compression import CompressionConfig, label_events, write_texts
+from intently.data.coding import CodedEvents, FlatEvents, NameTable, encode_events
+from intently.data.compression import CompressionConfig, write_texts
 from intently.data.counts import save_counts
-from intently.data.extraction import ReliablePolicy, keep_reliable
-from intently.data.flat import as_arrow, flatten, fold
+from intently.data.extraction import ReliablePolicy, reliable
+from intently.data.flat import flat_columns, fold
+from intently.data.grouping import changes
 from intently.data.item_names import NAME_COLUMNS, NameConfig, short_names
 from intently.data.tokens import TokenCounter
 
@@ -74,10 +76,28 @@ class Chunked:
 
 @dataclass(frozen=True)
 class _Written:
-    """Events (column `chunk_id`) and the chunks that they are in (chunk_id, text, num_tokens), both by chunk_id."""
+    """Events and the chunks that they are in, both by chunk_id.
 
-    events: pl.DataFrame
-    chunks: pl.DataFrame
+    Attributes:
+        events: E events.
+        chunk: [E] chunk_id of each event.
+        chunk_ids: [C] distinct.
+        texts: [C].
+        num_tokens: [C].
+    """
+
+    events: CodedEvents
+    chunk: np.ndarray
+    chunk_ids: np.ndarray
+    texts: pa.Array
+    num_tokens: np.ndarray
+
+    def keep(self, which: np.ndarray) -> _Written:
+        """Only those of the chunks, [C] bool."""
+        mask = which[np.searchsorted(self.chunk_ids, self.chunk)]
+        return _Written(
+            self.events.take(mask), self.chunk[mask], self.chunk_ids[which], self.texts.filter(pa.array(which)), self.num_tokens[which]
+        )
 
 
 def build_chunks(history: pa.Table, items: pa.Table, config: ChunkConfig) -> pa.Table:
@@ -96,84 +116,83 @@ class Chunker:
 
     def __init__(self, items: pa.Table, config: ChunkConfig) -> None:
         self._config = config
-        self._names = short_names(items, config.names)
+        self._names = NameTable(short_names(items, config.names))
         self._counter = TokenCounter(config.tokenizer)
 
     def chunk(self, history: pa.Table) -> Chunked:
         """HISTORY rows → chunks and what was dropped on the way."""
-        reliable, dropped = keep_reliable(flatten(history), self._config.policy)
-        fitting = self._fit(self._cut(reliable))
+        flat = FlatEvents.of(history)
+        kept, dropped = reliable(flat, self._config.policy)
+        index = np.flatnonzero(kept)
+        events = encode_events(flat.take(index), index, self._names, self._config.policy.strength())
+        fitting = self._fit(events, self._cut(events))
         newest = _newest(fitting, self._config.max_chunks)
         for reason, count in (
-            (OVER_BUDGET, reliable.height - fitting.events.height),
-            (TOO_OLD, fitting.events.height - newest.events.height),
+            (OVER_BUDGET, len(events) - len(fitting.events)),
+            (TOO_OLD, len(fitting.events) - len(newest.events)),
         ):
             if count:
                 dropped[reason] = count
-        lost = _events_of(reliable, history.num_rows) != _events_of(newest.events, history.num_rows)
+        lost = np.bincount(events.row, minlength=history.num_rows) != np.bincount(newest.events.row, minlength=history.num_rows)
         trimmed = history["user_id"].filter(pa.array(lost)).to_pylist()
         return Chunked(_as_table(newest, history), dropped, trimmed)
 
-    def _cut(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Flat events with the column chunk_id, 0.. over all users."""
-        row = events["row"].to_numpy()
-        begins = _changes(row)
+    def _cut(self, events: CodedEvents) -> np.ndarray:
+        """[E] chunk_id of each event, 0.. over all users."""
+        begins = changes(events.row)
         match self._config.by:
             case "count":
                 begins |= _place_in_run(begins) % self._config.num_events == 0
             case "month":
-                begins |= _changes(events["timestamp"].dt.truncate("1mo").to_numpy())
+                begins |= changes(events.day.astype("datetime64[D]").astype("datetime64[M]"))
                 begins |= _place_in_run(begins) % self._config.num_events == 0
             case "tokens":
-                begins |= _changes(self._token_bins(events, begins))
-        return events.with_columns(chunk_id=pl.Series(np.cumsum(begins) - 1, dtype=pl.Int64))
+                begins |= changes(self._token_bins(events, begins))
+        return np.cumsum(begins) - 1
 
-    def _token_bins(self, events: pl.DataFrame, begins: np.ndarray) -> np.ndarray:
+    def _token_bins(self, events: CodedEvents, begins: np.ndarray) -> np.ndarray:
         """[E] bins of each user's events, no bin dearer than the budget, whatever grouping saves."""
         assert self._config.max_tokens is not None
-        if not events.height:
+        if not len(events):
             return np.zeros(0, np.int64)
-        labelled = label_events(events, self._names, np.zeros(events.height, np.int64), 1)
-        name_tokens = np.append(self._counter.count(labelled.names), 0)  # NO_ITEM = -1 finds the 0
+        called = pa.concat_arrays([self._names.texts, events.unnamed])
+        name_tokens = np.append(self._counter.count_pieces(called), 0)  # NO_ITEM = -1 finds the 0
         frame_tokens = int(self._counter.count(["2024-12-28 (), \n | , "])[0])
-        cost = name_tokens[labelled.name] + self._counter.count(labelled.labels)[labelled.label] + frame_tokens
+        cost = name_tokens[events.name] + self._counter.count_pieces(events.labels)[events.label] + frame_tokens
         before = np.cumsum(cost) - cost
         first = np.flatnonzero(begins)
         spent = before - np.repeat(before[first], np.diff(np.append(first, len(cost))))
         return spent // max(self._config.max_tokens - int(cost.max()), 1)
 
-    def _fit(self, pending: pl.DataFrame) -> _Written:
+    def _fit(self, events: CodedEvents, chunk: np.ndarray) -> _Written:
         """Write every chunk; trim and write again those that are over the budget, until none is."""
         budget = self._config.max_tokens
-        written: list[_Written] = []
+        done: list[_Written] = []
         while True:
-            attempt = self._write(pending)
-            if budget is None or not (over := attempt.chunks.filter(pl.col("num_tokens") > budget)).height:
-                written.append(attempt)
-                break
-            fits = attempt.chunks.filter(pl.col("num_tokens") <= budget)
-            written.append(_Written(pending.join(fits, on="chunk_id", how="semi", maintain_order="left"), fits))
-            pending = self._trim(pending.join(over, on="chunk_id", how="inner", maintain_order="left"), budget)
-        if len(written) == 1:
-            return written[0]
-        events = pl.concat([part.events for part in written]).sort("chunk_id", maintain_order=True)
-        return _Written(events, pl.concat([part.chunks for part in written]).sort("chunk_id"))
+            attempt = self._write(events, chunk)
+            if budget is None or not (over := attempt.num_tokens > budget).any():
+                done.append(attempt)
+                return done[0] if len(done) == 1 else _merge(done)
+            done.append(attempt.keep(~over))
+            events, chunk = self._trim(attempt.keep(over), budget)
 
-    def _write(self, events: pl.DataFrame) -> _Written:
-        chunk_ids, text = np.unique(events["chunk_id"].to_numpy(), return_inverse=True)
-        texts = write_texts(label_events(events, self._names, text, len(chunk_ids)), self._config.compression)
-        columns = {"chunk_id": chunk_ids, "text": texts, "num_tokens": self._counter.count(texts)}
-        chunks = pl.from_arrow(pa.table(columns))
-        assert isinstance(chunks, pl.DataFrame)
-        return _Written(events, chunks)
+    def _write(self, events: CodedEvents, chunk: np.ndarray) -> _Written:
+        begins = changes(chunk)
+        chunk_ids = chunk[begins]
+        text = np.cumsum(begins) - 1
+        written = write_texts(events, text, len(chunk_ids), self._names, self._config.compression, self._counter)
+        return _Written(events, chunk, chunk_ids, written.texts, written.num_tokens)
 
-    def _trim(self, over: pl.DataFrame, budget: int) -> pl.DataFrame:
+    def _trim(self, over: _Written, budget: int) -> tuple[CodedEvents, np.ndarray]:
         """Keep in each chunk the share of events that the budget is of its tokens, at least one event fewer than before."""
+        tokens = over.num_tokens[np.searchsorted(over.chunk_ids, over.chunk)]
+        frame = pl.DataFrame({"chunk_id": over.chunk, "strength": over.events.strength, "num_tokens": tokens})
         size = pl.len().over("chunk_id")
         recency = (pl.int_range(pl.len()).over("chunk_id") + 1) / size
         kept = (size * budget * TRIM_MARGIN / pl.col("num_tokens")).floor().clip(upper_bound=size - 1)
-        matters = (self._config.policy.strength() + recency).rank("ordinal", descending=True).over("chunk_id")
-        return over.filter(matters <= kept).drop("text", "num_tokens")
+        matters = (pl.col("strength") + recency).rank("ordinal", descending=True).over("chunk_id")
+        mask = frame.select(matters <= kept).to_series().to_numpy()
+        return over.events.take(mask), over.chunk[mask]
 
 
 class HistoryCompressor:
@@ -206,48 +225,51 @@ class HistoryCompressor:
         return counts
 
 
+def _merge(parts: list[_Written]) -> _Written:
+    """Chunks of several rounds → all of them by chunk_id."""
+    first = parts[0].events
+    chunk = np.concatenate([part.chunk for part in parts])
+    chunk_ids = np.concatenate([part.chunk_ids for part in parts])
+    order, by_id = np.argsort(chunk, kind="stable"), np.argsort(chunk_ids)
+    columns = {
+        name: np.concatenate([getattr(part.events, name) for part in parts])[order]
+        for name in ("index", "row", "name", "label", "day", "strength")
+    }
+    events = CodedEvents(**columns, labels=first.labels, unnamed=first.unnamed)
+    texts = pa.concat_arrays([part.texts for part in parts]).take(pa.array(by_id))
+    return _Written(events, chunk[order], chunk_ids[by_id], texts, np.concatenate([part.num_tokens for part in parts])[by_id])
+
+
 def _newest(written: _Written, max_chunks: int | None) -> _Written:
-    if max_chunks is None:
+    if max_chunks is None or not len(written.events):
         return written
-    rows = written.events.group_by("chunk_id", maintain_order=True).agg(pl.col("row").first())
-    newest = rows.filter(pl.int_range(pl.len()).reverse().over("row") < max_chunks)
-    return _Written(*(frame.join(newest, on="chunk_id", how="semi", maintain_order="left") for frame in (written.events, written.chunks)))
+    row = written.events.row[changes(written.chunk)]
+    ends = np.cumsum(np.bincount(row))[row]
+    return written.keep(ends - np.arange(len(row)) <= max_chunks)
 
 
 def _as_table(written: _Written, history: pa.Table) -> pa.Table:
-    events, chunks = written.events, written.chunks
-    begins = _changes(events["chunk_id"].to_numpy())
-    first = np.flatnonzero(begins)
-    last = np.append(first[1:], len(begins))[: len(first)] - 1
-    row = events["row"].to_numpy()[first]
-    timestamps = as_arrow(events["timestamp"])
-    ids = {"event_ids": as_arrow(events["event_id"]), "item_ids": as_arrow(events["item_id"])}
+    events = written.events
+    first = np.flatnonzero(changes(written.chunk))
+    last = np.append(first[1:], len(written.chunk))[: len(first)] - 1
+    row = events.row[first]
+    _, flat = flat_columns(history, ("event_ids", "item_ids", "timestamps"))
+    chosen = pa.array(events.index)
+    ids = {"event_ids": flat["event_id"].take(chosen), "item_ids": flat["item_id"].take(chosen)}
     columns = {
         "user_id": history["user_id"].take(pa.array(row)),
         "bucket": history["bucket"].take(pa.array(row)),
-        "chunk": _place_in_run(_changes(row)),
-        **fold(np.cumsum(begins) - 1, len(first), ids),
-        "start": timestamps.take(pa.array(first)),
-        "end": timestamps.take(pa.array(last)),
-        "text": as_arrow(chunks["text"]),
-        "num_tokens": as_arrow(chunks["num_tokens"]),
+        "chunk": _place_in_run(changes(row)),
+        **fold(np.cumsum(changes(written.chunk)) - 1, len(first), ids),
+        "start": flat["timestamp"].take(pa.array(events.index[first])),
+        "end": flat["timestamp"].take(pa.array(events.index[last])),
+        "text": written.texts,
+        "num_tokens": written.num_tokens,
     }
     return CHUNK.check(pa.table(columns))
-
-
-def _changes(values: np.ndarray) -> np.ndarray:
-    """[E] bool, whether a value differs from the one before; the first one does."""
-    changes = np.ones(len(values), bool)
-    changes[1:] = values[1:] != values[:-1]
-    return changes
 
 
 def _place_in_run(begins: np.ndarray) -> np.ndarray:
     """[E] how many places after the latest `begins` an element stands."""
     places = np.arange(len(begins))
     return places - np.maximum.accumulate(np.where(begins, places, 0))
-
-
-def _events_of(events: pl.DataFrame, num_rows: int) -> np.ndarray:
-    """[U] how many events each history row has."""
-    return np.bincount(events["row"].to_numpy(), minlength=num_rows)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from intently.core.config import Config
-from intently.core.schema import Behaviour
-from intently.data.flat import flatten, refold
+from intently.core.schema import HISTORY, Behaviour
+from intently.data.coding import FlatEvents
+from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
 
 
 class ReliablePolicy(Config):
@@ -36,25 +37,10 @@ class ReliablePolicy(Config):
     min_dwell_s: float = Field(5.0, ge=0, description="a detailed view shorter than this is a plain click; an unknown dwell time counts")
     min_rating: float = Field(0.0, ge=0, description="a rating with fewer stars does not count; 0 keeps them all")
 
-    def dropped_because(self) -> pl.Expr:
-        """Why an event of `flatten` is dropped, null where it is kept: the first reason that holds."""
-        behaviour = pl.col("behaviour")
-        return (
-            pl.when(~behaviour.is_in(list(self.behaviours)))
-            .then(pl.concat_str(pl.lit("behaviour does not count: "), behaviour))
-            .when((behaviour == Behaviour.DETAIL_VIEW) & (pl.col("dwell_s") < self.min_dwell_s))
-            .then(pl.lit("detailed view too short"))
-            .when((behaviour == Behaviour.RATING) & (pl.col("value") < self.min_rating))
-            .then(pl.lit("rating too low"))
-            .when((behaviour == Behaviour.SEARCH) & pl.col("query").is_null() & pl.col("item_id").is_null())
-            .then(pl.lit("search without query or item"))
-        )
-
-    def strength(self) -> pl.Expr:
-        """How strong an event's behaviour is, 0 (weakest that counts) to 1 (strongest)."""
+    def strength(self) -> dict[str, float]:
+        """How strong each behaviour is, 0 (weakest that counts) to 1 (strongest)."""
         steps = max(len(self.behaviours) - 1, 1)
-        ranks = {str(behaviour): rank / steps for rank, behaviour in enumerate(self.behaviours)}
-        return pl.col("behaviour").replace_strict(ranks, default=0.0, return_dtype=pl.Float64)
+        return {str(behaviour): rank / steps for rank, behaviour in enumerate(self.behaviours)}
 
 
 @dataclass(frozen=True)
@@ -77,12 +63,41 @@ def extract_reliable(history: pa.Table, policy: ReliablePolicy) -> Extracted:
         history: HISTORY rows.
         policy: what counts.
     """
-    kept, dropped = keep_reliable(flatten(history), policy)
-    return Extracted(refold(history, kept), dropped)
+    events = FlatEvents.of(history)
+    kept, dropped = reliable(events, policy)
+    _, columns = flat_columns(history, tuple(EVENT_COLUMNS))
+    chosen = pa.array(np.flatnonzero(kept))
+    lists = {name: columns[column].take(chosen) for name, column in EVENT_COLUMNS.items()}
+    folded = fold(events.row[kept], history.num_rows, lists)
+    return Extracted(HISTORY.check(pa.table({"user_id": history["user_id"], "bucket": history["bucket"], **folded})), dropped)
 
 
-def keep_reliable(events: pl.DataFrame, policy: ReliablePolicy) -> tuple[pl.DataFrame, dict[str, int]]:
-    """`extract_reliable` on flat events: those that count, and reason → number of the others."""
-    judged = events.with_columns(policy.dropped_because().alias("reason"))
-    counts = judged.filter(pl.col("reason").is_not_null()).group_by("reason").len().sort("reason")
-    return judged.filter(pl.col("reason").is_null()).drop("reason"), dict(counts.iter_rows())
+def reliable(events: FlatEvents, policy: ReliablePolicy) -> tuple[np.ndarray, dict[str, int]]:
+    """Which events count.
+
+    Args:
+        events: E events.
+        policy: what counts.
+    Returns:
+        [E] bool, and reason → number of the others; of several reasons the first counts.
+    """
+    counts = np.array([behaviour in policy.behaviours for behaviour in events.behaviours] or [False])
+    number = np.bincount(events.behaviour, minlength=len(counts))
+    dropped = {
+        f"behaviour does not count: {behaviour}": int(count)
+        for behaviour, count, counted in zip(events.behaviours, number, counts, strict=False)
+        if count and not counted
+    }
+    kept = counts[events.behaviour]
+    no_query = events.columns["query"].is_null().to_numpy(zero_copy_only=False)
+    no_item = events.columns["item_id"].is_null().to_numpy(zero_copy_only=False)
+    reasons = {
+        "detailed view too short": events.is_behaviour(Behaviour.DETAIL_VIEW) & (events.number("dwell_s") < policy.min_dwell_s),
+        "rating too low": events.is_behaviour(Behaviour.RATING) & (events.number("value") < policy.min_rating),
+        "search without query or item": events.is_behaviour(Behaviour.SEARCH) & no_query & no_item,
+    }
+    for reason, holds in reasons.items():
+        if refused := int((kept & holds).sum()):
+            dropped[reason] = refused
+            kept &= ~holds
+    return kept, dict(sorted(dropped.items()))

@@ -5,7 +5,7 @@ Both ways are a handful of Arrow calls, whatever the number of users.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -37,15 +37,28 @@ def flatten(history: pa.Table) -> pl.DataFrame:
     Raises:
         SchemaError: the lists of a row are not of one length.
     """
-    lengths = pc.list_value_length(history["event_ids"]).combine_chunks()
-    columns: dict[str, pa.Array] = {"row": np.repeat(np.arange(history.num_rows, dtype=np.uint32), lengths)}
-    for list_name, name in EVENT_COLUMNS.items():
-        if not pc.list_value_length(history[list_name]).combine_chunks().equals(lengths):
-            raise SchemaError(f"table history, column {list_name}: its lists are not as long as those of event_ids")
-        columns[name] = pc.list_flatten(history[list_name])
-    frame = pl.from_arrow(pa.table(columns))
+    row, columns = flat_columns(history, tuple(EVENT_COLUMNS))
+    frame = pl.from_arrow(pa.table({"row": row.astype(np.uint32), **columns}))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def flat_columns(history: pa.Table, lists: Sequence[str]) -> tuple[np.ndarray, dict[str, pa.Array]]:
+    """Some list columns of History → ([E] int64 which row an event belongs to, event column → [E] values), without a copy.
+
+    Args:
+        history: U rows of HISTORY.
+        lists: names of list columns, keys of EVENT_COLUMNS.
+    Raises:
+        SchemaError: the lists of a row are not of one length.
+    """
+    lengths = pc.list_value_length(history["event_ids"]).combine_chunks()
+    columns: dict[str, pa.Array] = {}
+    for name in lists:
+        if not pc.list_value_length(history[name]).combine_chunks().equals(lengths):
+            raise SchemaError(f"table history, column {name}: its lists are not as long as those of event_ids")
+        columns[EVENT_COLUMNS[name]] = whole(pc.list_flatten(history[name]))
+    return np.repeat(np.arange(history.num_rows), lengths.to_numpy(zero_copy_only=False)), columns
 
 
 def fold(row: np.ndarray, num_rows: int, columns: Mapping[str, pa.Array]) -> dict[str, pa.ListArray]:

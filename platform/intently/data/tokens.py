@@ -14,6 +14,21 @@ from tokenizers import Tokenizer
 from intently.core.errors import ConfigError
 
 WORDS_AND_SIGNS = r"[\pL\pM\pN]+|[^\pL\pM\pN\s]"
+ODD_SPACE = r"\s\s|[^\S \n]|\n.| $"
+PROBE = ("2024-05-17", " (view,", " cart),", " 2024-12", ' (search "wool socks")', " |", " Red Boots 42", " [Tents; Davvik],", " élan!\n", "2")
+    "2024-05-17",
+    " (view,",
+    " cart),",
+    " 2024-12",
+    ' (search "wool socks")',
+    " |",
+    " Red Boots 42",
+    " [Tents; Davvik],",
+    " élan!\n",
+    "2023",
+)
+REMEMBERED = 1_000_000
+"""Pieces whose count is remembered; a few hundred bytes each at most."""
 
 
 class TokenCounter:
@@ -27,6 +42,9 @@ class TokenCounter:
 
     def __init__(self, tokenizer: str | None) -> None:
         self._tokenizer = _load(tokenizer) if tokenizer is not None else None
+        self._remembered: dict[str, int] = {}
+        self.parts_at_spaces = bool(self.count(list(PROBE)).sum() == self.count(["".join(PROBE)])[0])
+        """Whether no token reaches over a single space into the word before it, so that counts of pieces add up."""
 
     def count(self, texts: pa.Array | Sequence[str]) -> np.ndarray:
         """N texts → [N] int32 token counts, special tokens left out."""
@@ -36,6 +54,23 @@ class TokenCounter:
         encodings = self._tokenizer.encode_batch_fast(array.to_pylist(), add_special_tokens=False)
         return np.fromiter((len(encoding) for encoding in encodings), np.int32, len(encodings))
 
+    def count_pieces(self, pieces: pa.Array) -> np.ndarray:
+        """`count` for texts that come again and again: a real tokenizer reads each once."""
+        if self._tokenizer is None:
+            return self.count(pieces)
+        texts = pieces.to_pylist()
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.clear()
+        new = [text for text in texts if text not in self._remembered]
+        self._remembered.update(zip(new, self.count(new).tolist(), strict=True))
+        return np.fromiter((self._remembered[text] for text in texts), np.int32, len(texts))
+
+    def is_odd(self, pieces: pa.Array) -> np.ndarray:
+        """[N] bool, whether a piece has white space that a real tokenizer may read together with its neighbour's."""
+        if self._tokenizer is None:
+            return np.zeros(len(pieces), bool)
+        return pc.match_substring_regex(pieces, ODD_SPACE).to_numpy(zero_copy_only=False)
+
 
 def _load(path: str) -> Tokenizer:
     try:
@@ -43,4 +78,8 @@ def _load(path: str) -> Tokenizer:
         json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError("tokenizer", path, f"cannot be read as a tokenizer.json: {error}") from error
-    return Tokenizer.from_str(text)
+    tokenizer = Tokenizer.from_str(text)
+    # Files of encoders ask for cut and filled texts, which would be counted as such.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
