@@ -15,18 +15,7 @@ from intently.core.errors import ConfigError
 
 WORDS_AND_SIGNS = r"[\pL\pM\pN]+|[^\pL\pM\pN\s]"
 ODD_SPACE = r"\s\s|[^\S \n]|\n.| $"
-PROBE = ("2024-05-17", " (view,", " cart),", " 2024-12", ' (search "wool socks")', " |", " Red Boots 42", " [Tents; Davvik],", " élan!\n", "2")
-    "2024-05-17",
-    " (view,",
-    " cart),",
-    " 2024-12",
-    ' (search "wool socks")',
-    " |",
-    " Red Boots 42",
-    " [Tents; Davvik],",
-    " élan!\n",
-    "2023",
-)
+PROBE = ("2024-05-17", " (view,", " cart),", " 2024-12", ' (search "wool socks")', " |", " Red Boots 42", " [Davvik],", " élan!\n", "2")
 REMEMBERED = 1_000_000
 """Pieces whose count is remembered; a few hundred bytes each at most."""
 
