@@ -215,24 +215,29 @@ def in_process(run: Callable[[str, int], None], root: str, port: int) -> Iterato
 def on_ray(environment: dict[str, str], root: str, port: int) -> Iterator[psutil.Process]:
     """The service as it is started by hand, one replica."""
     command = [sys.executable, "-m", "serve.local", "--workspace", root, "--event-log", f"{root}/event_log", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_until_ready(port, lambda: process.poll() is None)
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
+        try:
+            _wait_until_ready(port, lambda: process.poll() is None)
+            yield psutil.Process(process.pid)
+        except TimeoutError as error:
+            output.seek(0)
+            raise TimeoutError(f"{error}; it said: {output.read()[-2000:]}") from error
+        finally:
+            process.terminate()
+            process.wait(120)
 
 
 def _wait_until_ready(port: int, is_alive: Callable[[], bool], timeout_s: float = 300) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and is_alive():
+    start = time.monotonic()
+    while time.monotonic() - start < timeout_s and is_alive():
         try:
-            if httpx.get(f"http://127.0.0.1:{port}/openapi.json", timeout=2).is_success:
+            if httpx.get(f"http://127.0.0.1:{port}/openapi.json", timeout=10).is_success:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
-    raise TimeoutError(f"nothing answers on port {port}: the stack died, or took longer than {timeout_s} s to start")
+    outcome = "took too long to start" if is_alive() else "died"
+    raise TimeoutError(f"nothing answers on port {port}: the stack {outcome} after {time.monotonic() - start:.0f} s")
 
 
 def free_port() -> int:
