@@ -1,4 +1,5 @@
-"""Splits histories into train, validation and test. Reads history; writes history_train, history_validation, history_test.
+"""Splits histories into train, validation and test. Reads history, and the days appended to it; writes
+history_train, history_validation, history_test.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/build_splits.py \\
     --config jobs/configs/build_splits/demo.yaml --workspace /shared/workspace
@@ -11,6 +12,7 @@ from intently.core.job import Job, launch
 from intently.core.schema import HISTORY
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
+from intently.data.days import Histories, open_histories
 from intently.data.splits import Cut, SplitConfig, Splitter, count_target_days, find_cut
 from intently.runtime.mapping import map_parts
 from pydantic import Field
@@ -27,7 +29,7 @@ def run(config: BuildSplitsConfig, workspace: Workspace) -> Artifact:
     """Split the buckets that are not split yet."""
     stages = {name: JOB.stage(workspace, name, config) for name in JOB.writes}
     train = stages["history_train"]
-    history = workspace.artifact("history")
+    history = open_histories(workspace)
     cut = _find_cut(history, config.split)
     arguments = {
         "history": history,
@@ -39,13 +41,13 @@ def run(config: BuildSplitsConfig, workspace: Workspace) -> Artifact:
     }
     parts = history.parts()
     map_parts(Splitter, arguments, train.pending(parts), config.resources, JOB.name)
-    notes = {"split": _describe(cut), **history.manifest.notes}
+    notes = {"split": _describe(cut), **history.notes}
     for name in ("history_validation", "history_test"):
         stages[name].finish(notes=notes)
     return train.finish(total_counts(train, parts), notes)
 
 
-def _find_cut(history: Artifact, config: SplitConfig) -> Cut | None:
+def _find_cut(history: Histories, config: SplitConfig) -> Cut | None:
     if config.kind == "leave_last_out":
         return None
     return find_cut((count_target_days(rows, config) for _, rows in history.iter_parts()), config)
@@ -63,6 +65,7 @@ JOB = Job(
     reads=("history",),
     writes={"history_train": HISTORY, "history_validation": HISTORY, "history_test": HISTORY},
     run=run,
+    optional=("history_day",),
 )
 
 if __name__ == "__main__":

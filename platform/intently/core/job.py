@@ -37,6 +37,7 @@ class Job:
         writes: artifact name → table (None for files); the first is what `run` returns.
         run: does the work.
         fingerprint: says what lies outside the workspace (source files), for the version; None where nothing does.
+        optional: artifacts that it reads where they stand; one that does not leaves the version as if it were not named.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     writes: Mapping[str, Table | None]
     run: Callable[[Any, Workspace], Artifact]
     fingerprint: Callable[[Any], str] | None = None
+    optional: tuple[str, ...] = ()
 
     def stage(self, workspace: Workspace, name: str, config: Config) -> Stage:
         """The stage that writes artifact `name` from this job's inputs as they stand.
@@ -53,7 +55,7 @@ class Job:
             MissingArtifactError: an input does not stand.
         """
         inputs = {read: workspace.artifact(read).version for read in self.reads}
-        return open_stage(workspace, name, self.writes[name], inputs | self._sources(config), config)
+        return open_stage(workspace, name, self.writes[name], inputs | self._standing(workspace) | self._sources(config), config)
 
     def execute(self, config: Config, workspace: Workspace) -> Artifact:
         """Run, unless everything that it would write stands already; then later stages read what stands.
@@ -69,12 +71,16 @@ class Job:
 
     def plan(self, workspace: Workspace, config: Config, versions: Mapping[str, str]) -> list[Planned]:
         """What a run would write, given the versions (name → version) of its inputs, without running anything."""
-        inputs = {read: versions[read] for read in self.reads} | self._sources(config)
+        inputs = {read: versions[read] for read in self.reads} | self._standing(workspace) | self._sources(config)
         planned = []
         for name, table in self.writes.items():
             version = version_of(name, table, inputs, config.identity())
             planned.append(Planned(name, version, workspace.stands(name, version)))
         return planned
+
+    def _standing(self, workspace: Workspace) -> dict[str, str]:
+        versions = {name: workspace.latest_version(name) for name in self.optional}
+        return {name: version for name, version in versions.items() if version}
 
     def _sources(self, config: Config) -> dict[str, str]:
         return {"(source)": self.fingerprint(config)} if self.fingerprint else {}
@@ -87,6 +93,8 @@ def describe(job: Job, config: Config, workspace: Workspace) -> str:
     versions = {read: workspace.latest_version(read) for read in job.reads}
     lines.append("reads:")
     lines += [f"  {name}@{version}" if version else f"  {name}: missing" for name, version in versions.items()]
+    optional = {name: workspace.latest_version(name) for name in job.optional}
+    lines += [f"  {name}@{version}" if version else f"  {name}: none, and none is needed" for name, version in optional.items()]
     lines.append("writes:")
     known = {name: version for name, version in versions.items() if version}
     if len(known) < len(versions):

@@ -155,21 +155,44 @@ class HistoryBuilder:
     def __call__(self, part: str) -> dict[str, int | float]:
         """Put a bucket together; figures about it."""
         bucket = bucket_of(part)
-        events = pa.Table.from_batches(self._spill.read("events", bucket), EVENT.schema)
-        refused = pa.Table.from_batches(self._spill.read("rejects", bucket), REJECT.schema)
-        built = build_histories(events, bucket)
+        built, refused, counts = _put_together(self._spill, bucket)
         users = _with_unlisted(pa.Table.from_batches(self._spill.read("users", bucket), USER.schema), built.history["user_id"])
-        counts: dict[str, int | float] = {
-            "users": users.num_rows,
-            "events": events.num_rows - built.rejects.num_rows,
-            "late_events": built.num_late,
-            "refused": refused.num_rows + built.rejects.num_rows,
-        }
+        counts = {"users": users.num_rows, **counts}
         # The history part goes last: where it stands, the rest stands too.
         self._user.write(part, users)
         save_counts(self._history, part, counts)
-        self._history.write(part, built.history, pa.concat_tables([refused, built.rejects]))
+        self._history.write(part, built.history, refused)
         return counts
+
+
+class DayBuilder:
+    """Step 2 for one bucket of a day that is appended: writes its part of `history_day`.
+
+    Args:
+        day: the stage of HISTORY that holds the new events only.
+        spill: what step 1 left.
+    """
+
+    def __init__(self, day: Stage, spill: Spill) -> None:
+        self._day, self._spill = day, spill
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Put a bucket of the day together; figures about it."""
+        built, refused, counts = _put_together(self._spill, bucket_of(part))
+        counts = {"users": built.history.num_rows, **counts}
+        save_counts(self._day, part, counts)
+        self._day.write(part, built.history, refused)
+        return counts
+
+
+def _put_together(spill: Spill, bucket: int) -> tuple[Built, pa.Table, dict[str, int | float]]:
+    """A bucket's histories, what was refused on the whole way, and counts."""
+    events = pa.Table.from_batches(spill.read("events", bucket), EVENT.schema)
+    refused = pa.Table.from_batches(spill.read("rejects", bucket), REJECT.schema)
+    built = build_histories(events, bucket)
+    rejects = pa.concat_tables([refused, built.rejects])
+    counts = {"events": events.num_rows - built.rejects.num_rows, "late_events": built.num_late, "refused": rejects.num_rows}
+    return built, rejects, counts
 
 
 @dataclass(frozen=True)

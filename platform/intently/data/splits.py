@@ -27,8 +27,9 @@ from pydantic import Field, model_validator
 from intently.core.config import Config
 from intently.core.errors import ConfigError
 from intently.core.schema import HISTORY, Behaviour
-from intently.core.workspace import Artifact, Stage
+from intently.core.workspace import Stage
 from intently.data.counts import save_counts
+from intently.data.days import Histories
 from intently.data.flat import flatten, refold
 
 
@@ -151,13 +152,14 @@ class Splitter:
         cut: the moments of a global-time split.
     """
 
-    def __init__(self, history: Artifact, train: Stage, validation: Stage, test: Stage, config: SplitConfig, cut: Cut | None) -> None:
+    def __init__(self, history: Histories, train: Stage, validation: Stage, test: Stage, config: SplitConfig, cut: Cut | None) -> None:
         self._history, self._config, self._cut = history, config, cut
         self._train, self._validation, self._test = train, validation, test
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Split a bucket; figures about it."""
-        split = split_histories(self._history.read(part), self._config, self._cut)
+        merged = self._history.merge(part)
+        split = split_histories(merged.history, self._config, self._cut)
         counts: dict[str, int | float] = {
             "users": split.train.num_rows,
             "validation_users": split.validation.num_rows,
@@ -165,6 +167,7 @@ class Splitter:
             "targets": split.num_targets,
             "lead_in_events": split.num_lead_in,
             "unused_events": split.num_after,
+            **merged.counts,
         }
         # The train part goes last: where it stands, the rest stands too.
         self._test.write(part, split.test)

@@ -44,9 +44,7 @@ class TokenCounter:
         return np.fromiter((len(encoding) for encoding in encodings), np.int32, len(encodings))
 
     def count_pieces(self, pieces: pa.Array) -> np.ndarray:
-        """`count` for texts that come again and again: a real tokenizer reads each once."""
-        if self._tokenizer is None:
-            return self.count(pieces)
+        """`count` for texts that come again and again: each is read once."""
         texts = pieces.to_pylist()
         if len(self._remembered) > REMEMBERED:
             self._remembered.clear()

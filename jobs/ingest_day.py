@@ -1,0 +1,63 @@
+"""Appends new events to standing histories without touching them. Reads its source, history, item; writes history_day.
+
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/ingest_day.py \\
+    --config jobs/configs/ingest_day/demo.yaml --workspace /shared/workspace
+
+The new events lie beside the old buckets; build_splits merges them when it reads (see data/days.py for the rules). A killed run starts
+again with the buckets that are not written, and a day that stands is not appended twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from intently.core.config import Config, Resources, operational
+from intently.core.job import Job, launch
+from intently.core.schema import HISTORY
+from intently.core.workspace import Artifact, Workspace
+from intently.data.counts import total_counts
+from intently.data.days import list_days, open_histories
+from intently.data.files import FilesConfig
+from intently.data.histories import DayBuilder, HistoryConfig, Spill, spill_source
+from intently.data.sources import SourceConfig, fingerprint, open_source
+from intently.runtime.mapping import map_parts
+from pydantic import Field
+
+
+class IngestDayConfig(Config):
+    """Which new events; buckets and believed times are those of the standing history."""
+
+    source: SourceConfig = Field(FilesConfig(events="day.csv", items="items.csv"), description="where the new events come from")
+    resources: Resources = operational(Resources(), description="what one worker needs, and how many put buckets together")
+
+
+def run(config: IngestDayConfig, workspace: Workspace) -> Artifact:
+    """Judge and bucket the new events, write the buckets that are not written yet."""
+    stage = JOB.stage(workspace, "history_day", config)
+    if stage.finished:
+        return stage.reuse()
+    before = open_histories(workspace)
+    rules = HistoryConfig.parse(before.base.manifest.config["histories"])
+    source = open_source(config.source)
+    known = workspace.artifact("item").read(columns=["item_id"])
+    pending = stage.pending(rules.parts)
+    spill = Spill.of(stage, rules.num_buckets)
+    if pending and not spill.finished:
+        spill_source(replace(source, items=known), spill, rules)
+    map_parts(DayBuilder, {"day": stage, "spill": spill}, pending, config.resources, JOB.name)
+    spill.remove()
+    list_days(stage, before)
+    return stage.finish(total_counts(stage, rules.parts), source.notes)
+
+
+JOB = Job(
+    name="ingest_day",
+    config=IngestDayConfig,
+    reads=("history", "item"),
+    writes={"history_day": HISTORY},
+    run=run,
+    fingerprint=lambda config: fingerprint(config.source),
+)
+
+if __name__ == "__main__":
+    launch(JOB, __doc__)
