@@ -14,6 +14,7 @@ from intently.alignment.tokenizer import encode, train_tokenizer
 from intently.alignment.training import Encoded, StudentConfig, TrainingConfig, cooccurrence_vectors, plan_batches, train
 from intently.core.errors import ConfigError
 from intently.core.schema import CHAT_EXAMPLE
+from intently.llm.contract import Message
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -88,13 +89,22 @@ def test_tokenizer_gives_any_text_back():
 def test_encode_prompt_ends_with_the_assistants_turn_and_answer_with_the_end(examples):
     tokenizer = train_tokenizer(examples["prompt"].to_pylist(), 600, 2048)
     row = examples.slice(0, 1).to_pylist()[0]
-    [(tokens, prompt)] = encode(tokenizer, [prompt_messages(row["prompt"])], [row["completion"]])
-    assert tokenizer.decode(tokens[prompt - 1 : prompt]) == "<|assistant|>"
-    assert tokenizer.decode(tokens[prompt:]) == row["completion"] + "<|end|>"
+    [chat] = encode(tokenizer, [prompt_messages(row["prompt"])], [row["completion"]], ("interest",))
+    assert tokenizer.decode(chat.tokens[chat.prompt_length - 1 : chat.prompt_length]) == "<|assistant|>"
+    assert tokenizer.decode(chat.tokens[chat.prompt_length :]) == row["completion"] + "<|end|>"
+
+
+def test_encode_decisive_tokens_are_those_of_the_keys_values():
+    tokenizer = train_tokenizer(['{"interest":"trail hiking","reason":"hiking boots"}'], 300, 128)
+    chat: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    [coded] = encode(tokenizer, [chat], ['{"interest":"trail hiking","reason":"hiking boots"}'], ("interest",))
+    answer = coded.tokens[coded.prompt_length :]
+    said = tokenizer.decode([token for token, decisive in zip(answer, coded.decisive, strict=True) if decisive])
+    assert said == "trail hiking"
 
 
 def test_plan_batches_drill_first_then_easy_then_all_and_within_the_budget():
-    encoded = [Encoded(tokens=list(range(n)), prompt_length=2, system_length=1, difficulty=n % 4) for n in range(10, 110)]
+    encoded = [Encoded(tokens=list(range(n)), prompt_length=2, decisive=[], system_length=1, difficulty=n % 4) for n in range(10, 110)]
     plan = plan_batches(encoded, TINY)
     assert plan[:2] == [None, None] and len(plan) == 12
     assert all(encoded[i].difficulty <= 1 for batch in plan[2:6] for i in batch)
@@ -103,7 +113,7 @@ def test_plan_batches_drill_first_then_easy_then_all_and_within_the_budget():
 
 
 def test_plan_batches_longer_run_begins_like_the_shorter_one():
-    encoded = [Encoded(tokens=[0] * 50, prompt_length=2, system_length=1, difficulty=0) for _ in range(200)]
+    encoded = [Encoded(tokens=[0] * 50, prompt_length=2, decisive=[], system_length=1, difficulty=0) for _ in range(200)]
     short, long = (plan_batches(encoded, TINY.model_copy(update={"num_steps": steps})) for steps in (12, 20))
     assert long[:12] == short
 
@@ -112,7 +122,7 @@ def test_cooccurrence_vectors_put_tokens_of_one_line_next_to_each_other():
     tokenizer = train_tokenizer(["boots poles\ncoffee grinder\n" * 30], 300, 128)
     lines = ["boots poles", "coffee grinder", "boots poles", "coffee grinder"]
     tokens = tokenizer("\n".join(lines * 5), add_special_tokens=False)["input_ids"]
-    vectors = cooccurrence_vectors(tokenizer, [Encoded(tokens, 1, 0, 0)], 16, 0)
+    vectors = cooccurrence_vectors(tokenizer, [Encoded(tokens, 1, [], 0, 0)], 16, 0)
     boots, poles, grinder = (tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in ("boots", " poles", " grinder"))
     directions = torch.nn.functional.normalize(vectors, dim=1)
     assert directions[boots] @ directions[poles] > directions[boots] @ directions[grinder] + 0.3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from intently.llm.contract import Message
 
 PAD, SYSTEM, USER, ASSISTANT, END = "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -46,11 +50,34 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
     return wrapped
 
 
+@dataclass(frozen=True)
+class EncodedChat:
+    """A chat and its answer as tokens.
+
+    Attributes:
+        tokens: of the chat, the answer and the end.
+        prompt_length: how many of them are the chat's.
+        decisive: for each token of answer and end, whether it belongs to the value of a key that was asked for.
+    """
+
+    tokens: list[int]
+    prompt_length: int
+    decisive: list[bool]
+
+
 def encode(
-    tokenizer: PreTrainedTokenizerFast, chats: Sequence[list[dict[str, str]]], completions: Sequence[str]
-) -> list[tuple[list[int], int]]:
-    """Chats and their answers → (tokens of chat, answer and end; how many of them are the chat's)."""
+    tokenizer: PreTrainedTokenizerFast, chats: Sequence[list[Message]], completions: Sequence[str], keys: Sequence[str]
+) -> list[EncodedChat]:
+    """Chats and their answers → tokens; `keys` are the JSON keys whose values are decisive."""
+    if not chats:
+        return []
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
-    answered = tokenizer([text + END for text in completions], add_special_tokens=False)["input_ids"] if prompts else []
-    return [(prompt + answer, len(prompt)) for prompt, answer in zip(asked, answered, strict=True)]
+    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answered = tokenizer([text + END for text in completions], add_special_tokens=False, return_offsets_mapping=True)
+    value = re.compile(rf'"(?:{"|".join(map(re.escape, keys))})":"([^"]*)') if keys else None
+    encoded = []
+    for prompt, answer, offsets, text in zip(asked, answered["input_ids"], answered["offset_mapping"], completions, strict=True):
+        spans = [match.span(1) for match in value.finditer(text)] if value else []
+        decisive = [any(first < stop and last > start for start, stop in spans) for first, last in offsets]
+        encoded.append(EncodedChat(prompt + answer, len(prompt), decisive))
+    return encoded

@@ -34,15 +34,16 @@ _TEXTS_FOR_EMBEDDINGS = 6000
 
 
 class StudentConfig(Config):
-    """Size of the student; the defaults make 2.8 M parameters, 5.5 MB in bfloat16."""
+    """Size of the student; the defaults make 3.4 M parameters, 6.7 MB in bfloat16."""
 
-    vocabulary: int = Field(4096, ge=300, description="tokens of its own byte-level BPE")
+    vocabulary: int = Field(6000, ge=300, description="tokens of its own byte-level BPE")
     hidden: int = Field(192, ge=16, description="width")
     layers: int = Field(5, ge=1, description="transformer blocks")
-    heads: int = Field(6, ge=1, description="query heads")
+    heads: int = Field(4, ge=1, description="query heads")
     kv_heads: int = Field(2, ge=1, description="key and value heads")
-    head_size: int = Field(32, ge=8, description="width of a head; vLLM on a CPU wants a multiple of 32")
+    head_size: int = Field(64, ge=8, description="width of a head; vLLM on a CPU wants a multiple of 32")
     feed_forward: int = Field(512, ge=16, description="width between the two matrices of the feed-forward part")
+    rope_theta: float = Field(1e6, gt=1, description="base of rotary positions; large, so that words are found at any distance")
     context: int = Field(2048, ge=128, description="longest prompt plus answer, in tokens")
 
 
@@ -55,7 +56,9 @@ class TrainingConfig(Config):
     batch_tokens: int = Field(6144, ge=64, description="tokens of a batch, padding included")
     copy_steps: int = Field(0, ge=0, description="steps at the start that are spent on copying random tokens")
     easy_steps: int = Field(250, ge=0, description="steps after the drill that see only difficulty 0 and 1")
-    prompt_share: float = Field(0.3, ge=0, le=1, description="share of the user message's tokens that count in the loss")
+    prompt_share: float = Field(0.12, ge=0, le=1, description="share of the user message's tokens that count in the loss")
+    decisive_keys: tuple[str, ...] = Field(("interest", "stage", "tag"), description="JSON keys of an answer whose values decide its worth")
+    decisive_weight: float = Field(5.0, gt=0, description="weight of those values' tokens in the loss, against 1 of any other")
     matrix_lr: float = Field(0.02, gt=0, description="Muon's learning rate")
     other_lr: float = Field(0.003, gt=0, description="AdamW's, for embeddings and norms")
     warmup_steps: int = Field(20, ge=1, description="steps in which learning rates rise from 0")
@@ -67,10 +70,11 @@ class TrainingConfig(Config):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens."""
+    """One example as tokens; `decisive` is EncodedChat's."""
 
     tokens: list[int]
     prompt_length: int
+    decisive: list[bool]
     system_length: int
     difficulty: int
 
@@ -92,7 +96,7 @@ def train(examples: pa.Table, config: TrainingConfig, work: Path, until: int | N
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(examples, config, work)
-    encoded = encode_examples(tokenizer, examples, config.student.context)
+    encoded = encode_examples(tokenizer, examples, config)
     torch.manual_seed(config.seed)
     model = Qwen3ForCausalLM(model_config(config.student, tokenizer))
     model.model.embed_tokens.weight.data.copy_(cooccurrence_vectors(tokenizer, encoded, config.student.hidden, config.seed))
@@ -104,11 +108,13 @@ def train(examples: pa.Table, config: TrainingConfig, work: Path, until: int | N
     last = min(until or config.num_steps, config.num_steps)
     for step in range(first, last):
         _set_rates(optimizers, config, step)
-        tokens, targets, counted = (part.to(device) for part in _batch(encoded, plan[step], config, tokenizer, step))
+        tokens, targets, weights = (part.to(device) for part in _batch(encoded, plan[step], config, tokenizer, step))
+        counted = weights > 0
         with torch.autocast(device.type, torch.bfloat16):
             hidden = model.model(input_ids=tokens).last_hidden_state[counted]  # [N, hidden]; the head is costly, so only where needed
             logits = model.lm_head(hidden)  # [N, V]
-        loss = F.cross_entropy(logits.float(), targets[counted])
+        each = F.cross_entropy(logits.float(), targets[counted], reduction="none")
+        loss = (each * weights[counted]).sum() / weights.sum()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -140,30 +146,30 @@ def model_config(student: StudentConfig, tokenizer: PreTrainedTokenizerFast) -> 
         head_dim=student.head_size,
         max_position_embeddings=student.context,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": student.rope_theta},
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
 
 
-def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: pa.Table, context: int) -> list[Encoded]:
+def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: pa.Table, config: TrainingConfig) -> list[Encoded]:
     """CHAT_EXAMPLE rows → tokens.
 
     Raises:
         ConfigError: an example is longer than the context, or there is none.
     """
     chats = [prompt_messages(prompt) for prompt in examples["prompt"].to_pylist()]
-    pairs = encode(tokenizer, chats, examples["completion"].to_pylist())
-    if not pairs:
+    coded = encode(tokenizer, chats, examples["completion"].to_pylist(), config.decisive_keys)
+    if not coded:
         raise ConfigError("chat_example", 0, "there is nothing to train on")
     user = tokenizer.convert_tokens_to_ids(USER)
     encoded = []
-    for (tokens, prompt), name, difficulty in zip(
-        pairs, examples["example_id"].to_pylist(), examples["difficulty"].to_pylist(), strict=True
-    ):
-        if len(tokens) > context:
-            raise ConfigError("student.context", context, f"example {name} has {len(tokens)} tokens")
-        encoded.append(Encoded(tokens, prompt, tokens.index(user), difficulty))
+    names, difficulties = examples["example_id"].to_pylist(), examples["difficulty"].to_pylist()
+    for chat, name, difficulty in zip(coded, names, difficulties, strict=True):
+        if len(chat.tokens) > config.student.context:
+            raise ConfigError("student.context", config.student.context, f"example {name} has {len(chat.tokens)} tokens")
+        encoded.append(Encoded(chat.tokens, chat.prompt_length, chat.decisive, chat.tokens.index(user), difficulty))
     return encoded
 
 
@@ -236,20 +242,20 @@ def _endless_batches(chosen: np.ndarray, lengths: np.ndarray, batch_tokens: int,
 def _batch(
     encoded: Sequence[Encoded], chosen: list[int] | None, config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(tokens, targets, whether the loss looks at a target), [B, T] each; never at padding or the system message."""
+    """(tokens, targets, weights of the targets in the loss), [B, T] each; 0 for padding and the system message."""
     if chosen is None:
         return _drill(config, len(tokenizer), step)
     rng = np.random.default_rng([config.seed, 4, step])
     examples = [encoded[i] for i in chosen]
     width = max(len(example.tokens) for example in examples)
     tokens = np.full((len(examples), width), tokenizer.pad_token_id, np.int64)
-    counted = np.zeros((len(examples), width), bool)
+    weights = np.zeros((len(examples), width), np.float32)
     for row, example in enumerate(examples):
         asked = slice(example.system_length + 1, example.prompt_length)
         tokens[row, : len(example.tokens)] = example.tokens
-        counted[row, asked] = rng.random(asked.stop - asked.start) < config.prompt_share
-        counted[row, example.prompt_length : len(example.tokens)] = True
-    return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:]), torch.from_numpy(counted[:, 1:])
+        weights[row, asked] = rng.random(asked.stop - asked.start) < config.prompt_share
+        weights[row, example.prompt_length : len(example.tokens)] = np.where(example.decisive, config.decisive_weight, 1.0)
+    return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:]), torch.from_numpy(weights[:, 1:])
 
 
 def _drill(config: TrainingConfig, vocabulary: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -259,9 +265,9 @@ def _drill(config: TrainingConfig, vocabulary: int, step: int) -> tuple[torch.Te
     count = max(1, config.batch_tokens // (2 * length))
     once = torch.randint(5, vocabulary, (count, length), generator=generator)  # 0 to 4 are special
     tokens = torch.cat([once, once], dim=1)
-    counted = torch.zeros(tokens.shape, dtype=torch.bool)
-    counted[:, length + 1 :] = True
-    return tokens[:, :-1], tokens[:, 1:], counted[:, 1:]
+    weights = torch.zeros(tokens.shape)
+    weights[:, length + 1 :] = 1.0
+    return tokens[:, :-1], tokens[:, 1:], weights[:, 1:]
 
 
 def _optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
