@@ -9,6 +9,7 @@ everything down again at the end. The Python proxy answers a few hundred request
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port on the loopback interface (default: %(default)s)")
     options = parser.parse_args()
     stop = threading.Event()
+    # The controller kills a proxy that is not ready within 5 s, which a busy laptop does not manage; Ray has no parameter for it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     try:
         app = application(options.workspace, options.event_log)
         with ray_session():

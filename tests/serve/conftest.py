@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+
+# As serve.local does, before Ray starts: on a busy machine the proxy needs longer than Ray's 5 s.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
