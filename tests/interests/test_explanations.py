@@ -93,6 +93,7 @@ GUITAR: dict[str, Any] = {
         ("Comes with 12 strings for full chords.", "a number that is no fact of the item"),
         ("Sounds as warm as any Ostro guitar does.", "names another brand"),
         ("Spruce acoustic guitar, Lira Nova!", "repeats the title"),
+        ("A warm warm sound for quiet evenings.", "runs in circles"),
         ("Take your playing to the next level with warm tone.", "a cliché"),
         ("A MUST-HAVE for every player of warm songs.", "a cliché"),
         ("This guitar is a must-have for quiet evenings.", "a cliché"),

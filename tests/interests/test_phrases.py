@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from intently.interests.phrases import BrandFinder, normalise
+import pytest
+from intently.interests.phrases import BrandFinder, normalise, stutters
 
 
 def test_normalise_case_and_punctuation_are_one_phrase() -> None:
     assert normalise("  Trail-Running,  at NIGHT! ") == normalise("trail running at night") == "trail running at night"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("buoyant kayak paddle paddle", True),
+        ("to escape to escape to escape", True),
+        ("to win, to learn, to win again", False),
+        ("one", False),
+        ("", False),
+    ],
+)
+def test_stutters_word_after_itself_or_pair_three_times(text: str, found: bool) -> None:
+    assert stutters(text) is found
 
 
 def test_brand_finder_whole_words_only() -> None:

@@ -15,7 +15,7 @@ from intently.llm.encoder import TextEncoder
 from intently.llm.engines.scripted import ScriptedEngine
 
 LAST = datetime(2024, 7, 31, tzinfo=UTC)
-CONFIG = TagConfig(num_tags=4, min_tags=2)
+CONFIG = TagConfig(num_tags=8, min_tags=2)
 
 
 def interest(user: str, chunk: int, rank: int, text: str, stage: str = "active", shift: str = "new") -> dict:
@@ -117,6 +117,7 @@ def test_predict_tags_rules_refuse_each_with_its_reason(
             ("steel acoustic guitar strings", "playing the guitar"),
             ("silver spoon", "stamp collecting"),
             ("slow drip coffee kettle", "home coffee"),
+            ("kettle kettle", "home coffee"),
         )
 
     predicted = predict_tags(interests, histories, items, BrandFinder.of_items(items), ScriptedEngine(respond), encoder, CONFIG)
@@ -131,11 +132,27 @@ def test_predict_tags_rules_refuse_each_with_its_reason(
         "ann/2": "touched in the last month",
         "ann/3": "tag named twice",
         "ann/5": "serves no interest of the user",
+        "ann/7": "runs in circles",
         "bob": "answer is not JSON",
     }
     assert (predicted.usage.questions, predicted.usage.valid, predicted.users_below_min) == (2, 1, 1)
-    assert "Season: summer" in asked[0] and "Tags wanted: 4" in asked[0]
+    assert "Season: summer" in asked[0] and "Tags wanted: 8" in asked[0]
     assert "Touched lately: Brenna waterproof hiking boots; Folding trekking poles\n" in asked[0]
+
+
+def test_predict_tags_answer_is_bound_to_the_number_asked_for(
+    interests: pa.Table, histories: pa.Table, items: pa.Table, encoder: TextEncoder
+) -> None:
+    bounds = set()
+
+    def respond(request: Request) -> str:
+        bounds.add(json.loads(request.json_schema or "")["properties"]["tags"]["maxItems"])
+        return answer(*[(f"kind {number}", "guitar playing") for number in range(9)])
+
+    brands = BrandFinder.of_items(items)
+    predicted = predict_tags(interests, histories, items, brands, ScriptedEngine(respond), encoder, CONFIG)
+    assert bounds == {8}
+    assert predicted.rejects["reason"].to_pylist() == ["tags: List should have at most 8 items after validation, not 9"] * 2
 
 
 def test_predict_tags_no_item_is_close_leaves_the_category_open(

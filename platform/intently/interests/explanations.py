@@ -20,7 +20,7 @@ from intently.core.config import Config
 from intently.core.protocols import TextEncoder
 from intently.core.schema import EXPLANATION, REJECT
 from intently.interests.asking import ask, refusal, refuse
-from intently.interests.phrases import BrandFinder, normalise, words
+from intently.interests.phrases import BrandFinder, normalise, stutters, words
 from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts, nearest
 from intently.llm.answer import Question
@@ -200,6 +200,8 @@ def broken_rule(text: str, item: dict[str, Any], brands: BrandFinder, title_over
         return "names another brand"
     if len(set(said) & set(title)) >= title_overlap * len(set(said) | set(title)):
         return "repeats the title"
+    if stutters(text):
+        return "runs in circles"
     if any(f" {cliche} " in f" {' '.join(said)} " for cliche in CLICHES):
         return "a cliché"
     return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -18,6 +20,13 @@ def words(text: str) -> tuple[str, ...]:
 def normalise(text: str) -> str:
     """What two spellings of one phrase have in common."""
     return " ".join(words(text))
+
+
+def stutters(text: str) -> bool:
+    """Whether a text runs in circles, as weak models do: a word right after itself, or the same two words three times."""
+    said = words(text)
+    pairs = Counter(pairwise(said))
+    return any(first == second for first, second in pairs) or any(count > 2 for count in pairs.values())
 
 
 class BrandFinder:

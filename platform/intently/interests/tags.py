@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, create_model
 
 from intently.core.config import Config
 from intently.core.protocols import TextEncoder
 from intently.core.schema import REJECT, TAG, USER_INTEREST, Behaviour
 from intently.interests.asking import ask, refusal, refuse
-from intently.interests.phrases import BrandFinder, normalise
+from intently.interests.phrases import BrandFinder, normalise, stutters
 from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts, nearest
 from intently.llm.answer import Outcome, Question
 from intently.llm.contract import Engine, Sampling
-from intently.llm.tasks import TASKS, ItemTags, TagDraft
+from intently.llm.tasks import TASKS, ItemTags, TagDraft, Task
 
 STAGE = "tag"
 MICROSECONDS_PER_DAY = 86_400_000_000
@@ -75,6 +76,13 @@ class _Person:
 def season_of(month: int) -> str:
     """1 … 12 → the season of the northern hemisphere, as catalogues of the data sets we know count it."""
     return ("winter", "spring", "summer", "autumn")[month % 12 // 3]
+
+
+@cache
+def bounded_task(num_tags: int) -> Task:
+    """The task `item_tags` with an answer of at most `num_tags` tags, so that guided decoding ends a list that the model does not."""
+    tags = (list[TagDraft], Field(min_length=1, max_length=num_tags))
+    return replace(TASKS["item_tags"], answer=create_model("ItemTags", __base__=ItemTags, tags=tags))
 
 
 def current_interests(interests: pa.Table, max_interests: int) -> dict[str, list[dict[str, str]]]:
@@ -152,7 +160,7 @@ def predict_tags(
         )
         for person in people
     ]
-    outcomes, usage = ask(engine, questions, TASKS["item_tags"])
+    outcomes, usage = ask(engine, questions, bounded_task(config.num_tags))
     served = _served_interests(people, outcomes, encoder, config.interest_similarity)
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, str]] = []
@@ -222,6 +230,8 @@ def _check(
         tag, interest = normalise(draft.tag), served.get((person.user_id, normalise(draft.interest)))
         if not tag:
             reason = "tag without a word"
+        elif stutters(tag) or stutters(draft.reason):
+            reason = "runs in circles"
         elif tag in kept:
             reason = "tag named twice"
         elif tag in touched:

@@ -19,7 +19,7 @@ from intently.core.config import Config
 from intently.core.protocols import TextEncoder
 from intently.core.schema import CHUNK, REJECT, USER_INTEREST
 from intently.interests.asking import ask, refusal, refuse
-from intently.interests.phrases import normalise
+from intently.interests.phrases import normalise, stutters
 from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts
 from intently.llm.answer import Outcome, Question
@@ -169,6 +169,8 @@ def _drafts(entries: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> t
                 phrase = normalise(draft.interest)
                 if not phrase:
                     rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "interest without a word", draft.interest))
+                elif stutters(phrase) or stutters(draft.reason):
+                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "runs in circles", f"{draft.interest} | {draft.reason}"))
                 elif phrase in distinct:
                     rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "named twice in one answer", draft.interest))
                 else:
