@@ -162,9 +162,19 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
     assert {name: head.workspace.artifact(name).manifest for name in names} == before
 
 
+@pytest.fixture(scope="module")
+def day(head: Head, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of ingest_day: one more purchase by somebody who is known, as files."""
+    user, item = (head.workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
+    folder = tmp_path_factory.mktemp("day")
+    (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
+    (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
+    return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
+
+
 @pytest.mark.parametrize("name", by_inputs(OTHERS))
-def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, name: str) -> None:
-    head.run(name, TINY.get(name, []))
+def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, day: list[str], name: str) -> None:
+    head.run(name, day if name == "ingest_day" else TINY.get(name, []))
     for artifact in import_module(name).JOB.writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
 
