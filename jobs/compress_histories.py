@@ -1,4 +1,5 @@
-"""Cuts histories into chunks and compresses them to text for a language model. Reads history_train, item; writes chunk.
+"""Cuts histories into chunks and compresses them to text for a language model. Reads history_train, item, and item_name
+where that stands (a language model's names, see compress_items); writes chunk.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/compress_histories.py \\
     --config jobs/configs/compress_histories/demo.yaml --workspace /shared/workspace
@@ -27,7 +28,13 @@ def run(config: CompressHistoriesConfig, workspace: Workspace) -> Artifact:
     """Compress the buckets that are not compressed yet."""
     stage = JOB.stage(workspace, "chunk", config)
     history = workspace.artifact("history_train")
-    arguments = {"history": history, "items": workspace.artifact("item"), "chunk": stage, "config": config.chunks}
+    arguments = {
+        "history": history,
+        "items": workspace.artifact("item"),
+        "chunk": stage,
+        "config": config.chunks,
+        "item_names": workspace.artifact("item_name") if workspace.latest_version("item_name") else None,
+    }
     parts = history.parts()
     map_parts(HistoryCompressor, arguments, stage.pending(parts), config.resources, JOB.name)
     return stage.finish(total_counts(stage, parts))
@@ -39,6 +46,7 @@ JOB = Job(
     reads=("history_train", "item"),
     writes={"chunk": CHUNK},
     run=run,
+    optional=("item_name",),
 )
 
 if __name__ == "__main__":

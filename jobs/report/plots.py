@@ -42,6 +42,21 @@ def plot_histogram(values: np.ndarray, xlabel: str, ylabel: str) -> bytes:
     return _png(figure)
 
 
+def plot_lives(tokens: dict[str, np.ndarray], budgets: dict[str, int]) -> bytes:
+    """What is written → [N] tokens of each user: the share of users up to a length, budgets as upright lines."""
+    figure, axes = _canvas(6.4, 3.6)
+    for (said, values), colour in zip(tokens.items(), PALETTE, strict=False):
+        axes.step(np.sort(values), np.arange(1, len(values) + 1) / max(len(values), 1), where="post", color=colour, label=said)
+    for name, budget in budgets.items():
+        axes.axvline(budget, color=QUIET, linewidth=1.0, linestyle=":")
+        _note(axes, budget, 0.03, name, QUIET)
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens of a user's whole life")
+    axes.set_ylabel("share of users")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return _png(figure)
+
+
 def plot_scores(scores: Sequence[Score], name: str) -> bytes:
     """One figure of every ranking as bars, filter-seen on and off side by side."""
     chosen = [score for score in scores if score.name == name]

@@ -212,6 +212,16 @@ ITEM_INTEREST = _table(
     Column("sources", TEXTS, "which models"),
 )
 
+ITEM_NAME = _table(
+    "item_name",
+    "An item's short name as a language model wrote it: item-level compression, asked once an item.",
+    "item_id",
+    Column("item_id", pa.string(), "which item"),
+    Column("name", pa.string(), "a few words, all of them from the item's facts"),
+    Column("facts", pa.string(), "digest of what the model was shown; the same facts are not asked again"),
+    Column("model", pa.string(), "which engine and model wrote it"),
+)
+
 USER_INTEREST = _table(
     "user_interest",
     "Why a user acts: one row an interest of a chunk's interest path.",
@@ -384,7 +394,7 @@ REJECT = _table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, USER_INTEREST, VERDICT, HUMAN_LABEL, TAG, EMBEDDING,
+        ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, ITEM_NAME, USER_INTEREST, VERDICT, HUMAN_LABEL, TAG, EMBEDDING,
         SEMANTIC_ID, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK, METRIC, REJECT,
     )
 }  # fmt: skip

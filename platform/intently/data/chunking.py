@@ -28,7 +28,7 @@ from intently.data.counts import save_counts
 from intently.data.extraction import ReliablePolicy, reliable
 from intently.data.flat import flat_columns, fold
 from intently.data.grouping import changes
-from intently.data.item_names import NAME_COLUMNS, NameConfig, short_names
+from intently.data.item_names import NAME_COLUMNS, NameConfig, names_of
 from intently.data.tokens import TokenCounter
 
 TRIM_MARGIN = 0.95
@@ -50,7 +50,7 @@ class ChunkConfig(Config):
     num_events: int = Field(50, ge=1, description="L, events in a chunk at most; not used when cutting by tokens")
     max_tokens: int | None = Field(None, ge=16, description="token budget of a chunk's text; None sets none")
     max_chunks: int | None = Field(None, ge=1, description="chunks a user at most, the newest; None keeps all")
-    tokenizer: str | None = Field(None, description="path of the tokenizer.json that counts; None counts words and signs")
+    tokenizer: str | None = Field(None, description="tokenizer.json that counts, or all-MiniLM-L6-v2; None counts words and signs")
 
     @model_validator(mode="after")
     def _budget_to_cut_by(self) -> ChunkConfig:
@@ -112,11 +112,17 @@ def build_chunks(history: pa.Table, items: pa.Table, config: ChunkConfig) -> pa.
 
 
 class Chunker:
-    """`build_chunks` for many parts: the short names and the tokenizer are made once."""
+    """`build_chunks` for many parts: the short names and the tokenizer are made once.
 
-    def __init__(self, items: pa.Table, config: ChunkConfig) -> None:
+    Args:
+        items: ITEM rows, at least the columns item_names.NAME_COLUMNS.
+        config: how.
+        written: ITEM_NAME rows, which go before the names made by rule; None has none.
+    """
+
+    def __init__(self, items: pa.Table, config: ChunkConfig, written: pa.Table | None = None) -> None:
         self._config = config
-        self._names = NameTable(short_names(items, config.names))
+        self._names = NameTable(names_of(items, config.names, written))
         self._counter = TokenCounter(config.tokenizer)
 
     def chunk(self, history: pa.Table) -> Chunked:
@@ -203,11 +209,12 @@ class HistoryCompressor:
         items: the artifact of ITEM.
         chunk: the stage of CHUNK.
         config: how.
+        item_names: the artifact of ITEM_NAME, None where there is none.
     """
 
-    def __init__(self, history: Artifact, items: Artifact, chunk: Stage, config: ChunkConfig) -> None:
+    def __init__(self, history: Artifact, items: Artifact, chunk: Stage, config: ChunkConfig, item_names: Artifact | None = None) -> None:
         self._history, self._stage = history, chunk
-        self._chunker = Chunker(items.read(columns=NAME_COLUMNS), config)
+        self._chunker = Chunker(items.read(columns=NAME_COLUMNS), config, item_names.read() if item_names else None)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Compress a bucket; figures about it. The stage keeps the reasons for which events were dropped."""

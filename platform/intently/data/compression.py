@@ -28,7 +28,7 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.data.coding import NO_ITEM, CodedEvents, FlatEvents, NameTable, encode_events
-from intently.data.grouping import changes, group_lines
+from intently.data.grouping import Lines, changes, group_lines
 from intently.data.tokens import TokenCounter
 from intently.data.writing import Layout, count_tokens, without_bare, write_layout
 
@@ -80,6 +80,18 @@ def write_texts(
     if not len(events):
         return Texts(pa.array([""] * num_texts, pa.string()), np.zeros(num_texts, np.int32))
     texts, pieces, offset = write_layout(_lay_out(events, text, config), events, names, num_texts)
+    return Texts(texts, count_tokens(texts, pieces, offset, counter) if counter else np.zeros(0, np.int32))
+
+
+def write_plain(events: CodedEvents, text: np.ndarray, num_texts: int, names: NameTable, counter: TokenCounter | None) -> Texts:
+    """`write_texts` without compression: one line an event, dated by day. What compression is measured against."""
+    if not len(events):
+        return Texts(pa.array([""] * num_texts, pa.string()), np.zeros(num_texts, np.int32))
+    period, dates = _periods(events.day, text, CompressionConfig(days_by_day=10**6))
+    line = np.arange(len(events))
+    items, item_line = without_bare(events.name, line)
+    lines = Lines(text, line, line, line, line)
+    texts, pieces, offset = write_layout(Layout(lines, period, events.label, line, items, item_line, dates), events, names, num_texts)
     return Texts(texts, count_tokens(texts, pieces, offset, counter) if counter else np.zeros(0, np.int32))
 
 

@@ -1,7 +1,7 @@
-"""Item-level compression by rule: a title of any length becomes a name of a few words (RecGPT §2.1.1, step 1).
+"""Item-level compression: a title of any length becomes a name of a few words (RecGPT §2.1.1, step 1).
 
-The name is the title's first words; then, as far as words are left, what the title does not say already: category, brand,
-the first attributes. It is made once an item, never once an event.
+By rule here: the title's first words; then, as far as words are left, what the title does not say already: category, brand, the first
+attributes. Names that a language model wrote (ITEM_NAME rows) go before. Either is made once an item, never once an event.
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ def short_names(items: pa.Table, config: NameConfig) -> pl.DataFrame:
     name = pl.concat_str(pl.col("title"), bracket).str.strip_chars()
     short = pl.when(name.str.len_chars() > config.max_characters).then(name.str.slice(0, config.max_characters - 1) + "…").otherwise(name)
     return frame.select("item_id", name=pl.when(short == "").then(pl.col("item_id")).otherwise(short))
+
+
+def names_of(items: pa.Table, config: NameConfig, written: pa.Table | None) -> pl.DataFrame:
+    """`short_names`, or for items that are in `written` (ITEM_NAME rows, made by a language model) those."""
+    by_rule = short_names(items, config)
+    if written is None:
+        return by_rule
+    by_model = pl.from_arrow(written.select(["item_id", "name"]).rename_columns(["item_id", "better"]))
+    assert isinstance(by_model, pl.DataFrame)
+    joined = by_rule.join(by_model, on="item_id", how="left", maintain_order="left")
+    return joined.select("item_id", name=pl.coalesce("better", "name"))
 
 
 def _facets(facet: Facet, config: NameConfig) -> list[pl.Expr]:

