@@ -174,3 +174,25 @@ def test_decompress_gives_back_the_set_that_was_compressed_in_order_and_nothing_
         assert len(given_back) == len(set(given_back))
         firsts = [line[0] for line in map(decompress, text.split("\n")) if line]
         assert [behaved.index(first) for first in firsts] == sorted(behaved.index(first) for first in firsts)
+
+
+@pytest.mark.parametrize("config", [ITEMS, ITEM_SETS])
+def test_one_user_with_a_hundred_thousand_events_comes_back_as_the_same_set(config: CompressionConfig) -> None:
+    number = 100_000
+    behaviours = ["detail_view", "cart", "purchase"]
+    columns = {
+        "event_ids": [str(place) for place in range(number)],
+        "item_ids": [f"i{place * place % 4001}" for place in range(number)],
+        "behaviours": [behaviours[place % 7 % 3] for place in range(number)],
+        "timestamps": [start + timedelta(minutes=40 * place) for place in range(number)],
+    }
+    nothing = {name: [None] * number for name in ("values", "queries", "dwell_s")}
+    history = HISTORY.from_rows([{"user_id": "u", "bucket": 0, **columns, **nothing}])
+    last = columns["timestamps"][-1]
+    wanted = {
+        Behaved(item, period_of(time, last), behaviour)
+        for item, time, behaviour in zip(columns["item_ids"], columns["timestamps"], columns["behaviours"], strict=True)
+    }
+    given_back = decompress(compress(history, NAMES.filter(pl.col("item_id") == ""), config)[0].as_py())
+    assert len(given_back) == len(wanted)
+    assert set(given_back) == wanted
