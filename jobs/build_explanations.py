@@ -19,6 +19,7 @@ from intently.interests.workers import Explainer
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
 from intently.llm.engines.vllm import VLLMConfig
+from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
 from pydantic import Field
 
@@ -59,6 +60,7 @@ JOB = Job(
     reads=("user_interest", "item", "tag"),
     writes={"explanation": EXPLANATION},
     run=run,
+    fingerprint=lambda config: TASKS["explanation"].fingerprint,
 )
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from intently.interests.workers import UserMiner
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
 from intently.llm.engines.vllm import VLLMConfig
+from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
 from pydantic import Field
 
@@ -62,6 +63,7 @@ JOB = Job(
     reads=("chunk", "item"),
     writes={"user_interest": USER_INTEREST},
     run=run,
+    fingerprint=lambda config: TASKS["user_interests"].fingerprint,
 )
 
 if __name__ == "__main__":

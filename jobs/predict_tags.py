@@ -19,6 +19,7 @@ from intently.interests.workers import TagPredictor
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
 from intently.llm.engines.vllm import VLLMConfig
+from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
 from pydantic import Field
 
@@ -52,7 +53,14 @@ def run(config: PredictTagsConfig, workspace: Workspace) -> Artifact:
     return stage.finish(usage_metrics(total_counts(stage, parts)))
 
 
-JOB = Job(name="predict_tags", config=PredictTagsConfig, reads=("user_interest", "history_train", "item"), writes={"tag": TAG}, run=run)
+JOB = Job(
+    name="predict_tags",
+    config=PredictTagsConfig,
+    reads=("user_interest", "history_train", "item"),
+    writes={"tag": TAG},
+    run=run,
+    fingerprint=lambda config: TASKS["item_tags"].fingerprint,
+)
 
 if __name__ == "__main__":
     launch(JOB, __doc__)

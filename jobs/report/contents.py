@@ -149,4 +149,4 @@ def _faithfulness(workspace: Workspace, tables: Tables) -> Faithfulness | None:
     if not tables.true_interest.num_rows:
         return None
     asked = asked_chunks(tables.chunk, tables.user_interest, workspace.artifact("user_interest").rejects())
-    return measure_faithfulness(tables.user_interest, asked, tables.true_interest)
+    return measure_faithfulness(tables.user_interest, asked, tables.true_interest, tables.item)

@@ -87,3 +87,9 @@ def test_task_schema_bounds_every_text_and_list(name: str) -> None:
                 walk(child)
 
     walk(json.loads(TASKS[name].json_schema))
+
+
+def test_fingerprint_of_tasks_is_stable_and_differs_between_them() -> None:
+    fingerprints = [task.fingerprint for task in TASKS.values()]
+    assert len(set(fingerprints)) == len(TASKS)
+    assert fingerprints == [task.fingerprint for task in TASKS.values()]

@@ -6,6 +6,7 @@ model's JSON Schema goes to the engine (guided decoding), and the answer is pars
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -94,6 +95,14 @@ class Task:
     def json_schema(self) -> str:
         """JSON Schema of the answer, as a JSON string."""
         return _json_schema(self.answer)
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change when the prompt or the form of the answer does."""
+        environment = _environment()
+        assert environment.loader is not None
+        source, _, _ = environment.loader.get_source(environment, f"{self.name}.jinja")
+        return hashlib.sha256(f"{source}{self.json_schema}".encode()).hexdigest()[:12]
 
     def render(self, **fields: object) -> tuple[Message, ...]:
         """The chat that asks this task's question.
