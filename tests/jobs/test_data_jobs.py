@@ -13,6 +13,7 @@ import pytest
 from intently.core.errors import SourceError
 from intently.core.job import launch
 from intently.core.workspace import Artifact, Workspace
+from intently.data.days import open_histories
 from intently.data.decompression import decompress
 from intently.data.histories import HistoryBuilder, Spill, spill_source
 from intently.data.sources import open_source
@@ -100,7 +101,7 @@ def test_splits_that_were_cut_off_give_the_same_tables(finished: Workspace, work
     config = build_splits.BuildSplitsConfig()
     names = ("history_train", "history_validation", "history_test")
     train, validation, test = (build_splits.JOB.stage(workspace, name, config) for name in names)
-    build_splits.Splitter(workspace.artifact("history"), train, validation, test, config.split, None)("bucket-00002")
+    build_splits.Splitter(open_histories(workspace), train, validation, test, config.split, None)("bucket-00002")
     build_splits.JOB.execute(config, workspace)
     assert_same(workspace, finished, names)
 
