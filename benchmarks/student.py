@@ -30,6 +30,7 @@ from intently.data.simulator import Simulation, SimulatorConfig, query_themes, s
 from intently.data.world import SEASONS, THEMES
 from intently.interests.explanations import broken_rule
 from intently.interests.phrases import BrandFinder, normalise
+from intently.interests.tags import bounded_task
 from intently.llm.answer import Question, answer
 from intently.llm.contract import Engine, Request, Sampling
 from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
@@ -152,7 +153,7 @@ def stage_and_reasons(found: Sequence[UserInterests | None], world: HeldOut) -> 
 
 
 def tag_quality(engine: Engine, world: HeldOut, num_people: int, num_tags: int = 16) -> dict[str, float]:
-    """Shares of tags that keep each rule, over people with true interests and a season drawn for each."""
+    """Shares of tags that keep each rule, over people with true interests and a season drawn for each; asked as the pipeline asks."""
     rng = np.random.default_rng(0)
     titles = world.simulation.items["title"].to_pylist()
     brands = BrandFinder(world.simulation.items["brand"].to_pylist())
@@ -168,7 +169,7 @@ def tag_quality(engine: Engine, world: HeldOut, num_people: int, num_tags: int =
     theme_of = {noun: theme for theme in THEMES for noun in theme.tag_nouns}
     checks: dict[str, list[bool]] = {"valid": [], "no_brand": [], "in_season": [], "serves": [], "distinct": []}
     counts = []
-    for (wishes, _), season, outcome in zip(people, seasons, answer(engine, questions, TASKS["item_tags"]), strict=True):
+    for (wishes, _), season, outcome in zip(people, seasons, answer(engine, questions, bounded_task(num_tags)), strict=True):
         checks["valid"].append(isinstance(outcome.answer, ItemTags) and not outcome.repaired)
         if not isinstance(outcome.answer, ItemTags):
             continue
