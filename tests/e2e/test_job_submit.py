@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -54,13 +54,23 @@ def by_inputs(names: set[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: the environment in which a client reaches it, and the workspace that its jobs write to."""
+    """A running head.
+
+    Attributes:
+        environment: in which a client reaches it.
+        workspace: that its jobs write to.
+        process: `ray start --block`.
+        log: what it printed.
+    """
 
     environment: dict[str, str]
     workspace: Workspace
+    process: subprocess.Popen[bytes]
+    log: Path
 
     def submit(self, *entrypoint: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Submit from the repository root, wait, and return what the client and the job printed."""
+        assert self.process.poll() is None, f"the head has ended:\n{self.log.read_text()[-4000:]}"
         command = [str(RAY), "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml", "--", *entrypoint]
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
 
@@ -98,7 +108,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         started = subprocess.Popen(command, cwd=session, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         _await_jobs_api(environment, started, log)
-        yield Head(environment, Workspace.open(tmp_path_factory.mktemp("submitted") / "workspace"))
+        yield Head(environment, Workspace.open(tmp_path_factory.mktemp("submitted") / "workspace"), started, log)
     finally:
         started.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -125,8 +135,16 @@ def _await_jobs_api(environment: dict[str, str], started: subprocess.Popen[bytes
     pytest.fail(f"the head does not answer:\n{log.read_text()}")
 
 
+def write_day(workspace: Workspace, folder: Path) -> list[str]:
+    """Settings of ingest_day: one more purchase by somebody who is known, as files."""
+    user, item = (workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
+    (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
+    (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
+    return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
+
+
 def test_submit_without_the_token_is_refused(head: Head) -> None:
-    stranger = Head(head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}, head.workspace)
+    stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     done = stranger.submit("python", "-c", "print('in')")
     assert done.returncode != 0
     assert "token" in (done.stdout + done.stderr).lower()
@@ -162,19 +180,9 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
     assert {name: head.workspace.artifact(name).manifest for name in names} == before
 
 
-@pytest.fixture(scope="module")
-def day(head: Head, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Settings of ingest_day: one more purchase by somebody who is known, as files."""
-    user, item = (head.workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
-    folder = tmp_path_factory.mktemp("day")
-    (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
-    (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
-    return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
-
-
 @pytest.mark.parametrize("name", by_inputs(OTHERS))
-def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, day: list[str], name: str) -> None:
-    head.run(name, day if name == "ingest_day" else TINY.get(name, []))
+def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, name: str) -> None:
+    head.run(name, write_day(head.workspace, tmp_path) if name == "ingest_day" else TINY.get(name, []))
     for artifact in import_module(name).JOB.writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
 
