@@ -94,9 +94,9 @@ def test_dry_run_after_a_run_says_that_all_stands_and_what_is_read(line: Line) -
 
 
 def test_dry_run_after_a_changed_setting_plans_only_what_follows_from_it(line: Line) -> None:
-    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", "stages.sweep_fusion.seed=7"))
+    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", "stages.build_explanations.explanations.items_per_interest=7"))
     changed = {row.split("@")[0].split()[-1] for row in plan.splitlines() if "to be written" in row}
-    assert changed == {"fusion", "report"}
+    assert changed == {"explanation", "report"}
 
 
 def test_run_killed_in_the_middle_resumes_and_gives_the_same_tables(line: Line, tmp_path: Path) -> None:
