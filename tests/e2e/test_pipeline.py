@@ -94,7 +94,8 @@ def test_dry_run_after_a_run_says_that_all_stands_and_what_is_read(line: Line) -
 
 
 def test_dry_run_after_a_changed_setting_plans_only_what_follows_from_it(line: Line) -> None:
-    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", "stages.build_explanations.explanations.items_per_interest=7"))
+    setting = "stages.build_explanations.explanations.items_per_interest=7"
+    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", setting))
     changed = {row.split("@")[0].split()[-1] for row in plan.splitlines() if "to be written" in row}
     assert changed == {"explanation", "report"}
 
