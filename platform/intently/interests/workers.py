@@ -1,6 +1,7 @@
 """What the jobs map over parts: each worker builds its engine and encoder once, reads a part, writes a part.
 
-The plain functions of this room do the work; nothing here knows Ray.
+The plain functions of this room do the work; nothing here knows Ray. What an encoder remembers lasts one part: the last bits of a vector depend
+on the batch that it was encoded in, and a part must come out the same whichever parts were done before it in the same actor.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class UserMiner:
     ) -> None:
         self._stage, self._chunks, self._config, self._last_place = stage, chunks, config, last_place
         self._items = items.read(columns=TEXT_COLUMNS)
-        self._engine, self._encoder = build_engine(engine), RememberingEncoder(TextEncoder(encoder))
+        self._engine, self._encoder = build_engine(engine), TextEncoder(encoder)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Mine the users of one bucket."""
         chunks = keep_chosen(self._chunks.read(part), self._last_place)
-        mined = mine_users(chunks, self._items, self._engine, self._encoder, self._config)
+        mined = mine_users(chunks, self._items, self._engine, RememberingEncoder(self._encoder), self._config)
         return _write(self._stage, part, mined.interests, mined.rejects, mined.usage)
 
 
@@ -86,12 +87,14 @@ class TagPredictor:
         self._stage, self._interests, self._history, self._config = stage, interests, history, config
         self._items = items.read(columns=TEXT_COLUMNS)
         self._brands = BrandFinder.of_items(self._items)
-        self._engine, self._encoder = build_engine(engine), RememberingEncoder(TextEncoder(encoder))
+        self._engine, self._encoder = build_engine(engine), TextEncoder(encoder)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Predict the tags of one bucket's users."""
         interests, history = self._interests.read(part), self._history.read(part)
-        predicted = predict_tags(interests, history, self._items, self._brands, self._engine, self._encoder, self._config)
+        predicted = predict_tags(
+            interests, history, self._items, self._brands, self._engine, RememberingEncoder(self._encoder), self._config
+        )
         below = {"users_below_min_tags": predicted.users_below_min}
         return _write(self._stage, part, predicted.tags, predicted.rejects, predicted.usage, below)
 
