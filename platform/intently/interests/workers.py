@@ -1,7 +1,7 @@
 """What the jobs map over parts: each worker builds its engine and encoder once, reads a part, writes a part.
 
-The plain functions of this room do the work; nothing here knows Ray. What an encoder remembers lasts one part: the last bits of a vector depend
-on the batch that it was encoded in, and a part must come out the same whichever parts were done before it in the same actor.
+The plain functions of this room do the work; nothing here knows Ray. What an encoder remembers lasts one part: the last bits of a
+vector depend on the batch that it was encoded in, and a part must come out the same whichever parts its actor did before.
 """
 
 from __future__ import annotations
