@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import run_pipeline
 import yaml
@@ -106,13 +107,16 @@ def test_run_killed_in_the_middle_resumes_and_gives_the_same_tables(line: Line, 
         assert process.stdout is not None
         for row in process.stdout:
             if row.startswith("mine_user_interests: 1/"):
+                workers = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(signal.SIGKILL)
                 break
         else:
             pytest.fail("the run ended before it could be killed")
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive, "its workers end with it, and write no bucket after it was looked at"
     killed = Workspace.open(root)
     written = sorted(root.glob("user_interest/*/bucket-*.parquet"))
-    assert written
+    assert 0 < len(written) < 4
     assert killed.latest_version("user_interest") is None
     before = {path: path.stat().st_mtime_ns for path in written}
 
