@@ -11,11 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
+from intently.core.config import Config
 from intently.core.errors import SchemaError
 from intently.retrieval.interactions import Interactions, rows_of
 
 PUNCTUATION = ".,;:!?'\"()[]"
+
+
+class Vocabulary(Config):
+    """How item features are numbered; kept with trained towers, so that a later item is read with the same numbers."""
+
+    category_names: list[str] = Field(description="the category of each code")
+    brand_names: list[str] = Field(description="the brand of each code from 1; 0 is no brand, or one that came later")
+    price_edges: list[float] | None = Field(description="where the price bins meet, rising; None where no price was known")
 
 
 @dataclass(frozen=True)
@@ -24,19 +34,17 @@ class Catalogue:
 
     Attributes:
         item_ids: [I] strings, distinct.
-        category_names: the category of each code.
-        categories: [I] int64 codes.
+        vocabulary: what the codes stand for.
+        categories: [I] int64 codes; −1 is a category that the vocabulary does not hold.
         brands: [I] int64 codes; 0 is no brand.
-        num_brands: codes in use, 0 included.
-        prices: [I] int64 bins by quantile; 0 is no price.
+        prices: [I] int64 bins by quantile from 1; 0 is no price.
         texts: [I, E] float32, zero where an item has no text embedding; E is 0 without any.
     """
 
     item_ids: pa.Array
-    category_names: list[str]
+    vocabulary: Vocabulary
     categories: np.ndarray
     brands: np.ndarray
-    num_brands: int
     prices: np.ndarray
     texts: np.ndarray
 
@@ -45,9 +53,14 @@ class Catalogue:
         """I."""
         return len(self.item_ids)
 
+    @property
+    def category_names(self) -> list[str]:
+        """The category of each code."""
+        return self.vocabulary.category_names
+
 
 def read_catalogue(items: pa.Table, embeddings: pa.Table, price_bins: int) -> Catalogue:
-    """Item rows and their text embeddings → numbers.
+    """Item rows and their text embeddings → numbers, in a vocabulary of their own.
 
     Args:
         items: ITEM.
@@ -58,16 +71,29 @@ def read_catalogue(items: pa.Table, embeddings: pa.Table, price_bins: int) -> Ca
     """
     if not items.num_rows:
         raise SchemaError("table item: no rows, so there is nothing to recommend")
+    vocabulary = Vocabulary(
+        category_names=pc.unique(items["category"]).to_pylist(),
+        brand_names=pc.unique(items["brand"]).drop_null().to_pylist(),
+        price_edges=_price_edges(items, price_bins),
+    )
+    return number_items(items, embeddings, vocabulary)
+
+
+def number_items(items: pa.Table, embeddings: pa.Table, vocabulary: Vocabulary) -> Catalogue:
+    """Item rows and their text embeddings → numbers of a given vocabulary.
+
+    Args:
+        items: ITEM; of the catalogue that the vocabulary comes from, or later ones.
+        embeddings: EMBEDDING of kind item, may be empty.
+        vocabulary: numbers of categories, brands and price bins.
+    """
     item_ids = items["item_id"].combine_chunks()
-    category = items["category"].combine_chunks().dictionary_encode()
-    brand = items["brand"].combine_chunks().dictionary_encode()
     return Catalogue(
         item_ids=item_ids,
-        category_names=category.dictionary.to_pylist(),
-        categories=_codes(category),
-        brands=_codes(brand) + 1,
-        num_brands=len(brand.dictionary) + 1,
-        prices=_bins(pc.fill_null(items["price"], float("nan")).to_numpy(), price_bins),
+        vocabulary=vocabulary,
+        categories=rows_of(items["category"], pa.array(vocabulary.category_names, pa.string())),
+        brands=rows_of(items["brand"], pa.array(vocabulary.brand_names, pa.string())) + 1,
+        prices=_bins(_prices(items), vocabulary.price_edges),
         texts=_aligned(embeddings, item_ids),
     )
 
@@ -174,12 +200,20 @@ def _codes(encoded: pa.DictionaryArray) -> np.ndarray:
     return pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _bins(values: np.ndarray, num_bins: int) -> np.ndarray:
-    known = np.isfinite(values)
-    if not known.any():
-        return np.zeros(len(values), np.int64)
-    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, num_bins + 1)[1:-1]))
-    return np.where(known, np.searchsorted(edges, np.nan_to_num(values), side="right") + 1, 0).astype(np.int64)
+def _prices(items: pa.Table) -> np.ndarray:
+    return pc.fill_null(items["price"], float("nan")).to_numpy()
+
+
+def _price_edges(items: pa.Table, num_bins: int) -> list[float] | None:
+    prices = _prices(items)
+    known = prices[np.isfinite(prices)]
+    return np.unique(np.quantile(known, np.linspace(0, 1, num_bins + 1)[1:-1])).tolist() if len(known) else None
+
+
+def _bins(prices: np.ndarray, edges: list[float] | None) -> np.ndarray:
+    if edges is None:
+        return np.zeros(len(prices), np.int64)
+    return np.where(np.isfinite(prices), np.searchsorted(edges, np.nan_to_num(prices), side="right") + 1, 0).astype(np.int64)
 
 
 def _aligned(embeddings: pa.Table, ids: pa.Array) -> np.ndarray:

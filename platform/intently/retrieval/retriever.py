@@ -173,7 +173,7 @@ class TowerRetriever:
         order = {str(behaviour): place for place, behaviour in enumerate(self.towers.config.behaviours.history)}
         kinds = np.array([order.get(behaviour, -1) for behaviour in behaviours], np.int64)
         read = (items >= 0) & (kinds >= 0)
-        user = self.towers.stranger_vector(items[read], kinds[read])[None]
+        user = self.towers.user_vector(None, items[read], kinds[read])[None]
         wanted = pa.array([tag for tag in tags if tag.strip()], pa.string())
         num_tags = len(wanted)
         tag = (

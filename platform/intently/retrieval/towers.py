@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -29,6 +30,12 @@ class TowerConfig(Config):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the user tower's hidden units dropped in training")
     user_dropout: float = Field(
         0.5, ge=0, le=1, description="share of training examples whose user id is hidden, so that the shared unknown user learns too"
+    )
+    item_dropout: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the items whose id is hidden in a step, so that the row that later items share learns too",
     )
     use_text: bool = Field(True, description="whether the item tower reads the items' text embeddings")
     price_bins: int = Field(16, ge=1, description="quantiles that prices are cut into")
@@ -65,30 +72,54 @@ class Window(NamedTuple):
     """[B] user rows, −1 for someone unknown."""
 
 
+class Features(NamedTuple):
+    """What the item tower reads of n items."""
+
+    ids: torch.Tensor
+    """[n] catalogue rows; −1 for an item that came after training, or whose id is hidden."""
+    categories: torch.Tensor
+    """[n] codes; −1 for a category that training did not see."""
+    brands: torch.Tensor
+    """[n] codes; 0 for none."""
+    prices: torch.Tensor
+    """[n] bins; 0 for none."""
+    texts: torch.Tensor
+    """[n, E] text embeddings."""
+
+
+def features_of(catalogue: Catalogue, ids: np.ndarray) -> Features:
+    """A catalogue as tensors, with the rows [I] that its items had in training (−1 for later ones)."""
+    arrays = (ids, catalogue.categories, catalogue.brands, catalogue.prices, catalogue.texts)
+    return Features(*(torch.from_numpy(array) for array in arrays))
+
+
 class ItemTower(nn.Module):
     """Sparse and discretised dense features, each embedded, and the text embedding, projected; their sum → MLP.
 
     The sum r_v is the item's representation that the user tower pools; a sum of embeddings is a linear layer over their
-    concatenation. An item that came after training has no row of its own here: `build_index` holds what was trained.
+    concatenation. Items that come after training share one id embedding, which learns because the ids of a share of the items are
+    hidden in every training step; a category that training did not see adds nothing.
     """
 
-    def __init__(self, config: TowerConfig, sizes: Sizes, catalogue: Catalogue) -> None:
+    def __init__(self, config: TowerConfig, sizes: Sizes) -> None:
         super().__init__()
-        self.identity = _embedding(sizes.num_items, config.dim)
-        self.category = _embedding(sizes.num_categories, config.dim)
+        self.hidden_ids = config.item_dropout
+        # Row 0 is the item whose id nobody knows.
+        self.identity = _embedding(sizes.num_items + 1, config.dim)
+        self.category = nn.Embedding(sizes.num_categories + 1, config.dim, padding_idx=0)
+        nn.init.normal_(self.category.weight[1:].detach(), std=0.05)
         self.brand = _embedding(sizes.num_brands, config.dim)
         self.price = _embedding(config.price_bins + 1, config.dim)
         self.text = nn.Linear(sizes.text_dim, config.dim, bias=False) if sizes.text_dim else None
         self.output = _mlp(config.dim, config)
-        self.register_buffer("categories", torch.tensor(catalogue.categories), persistent=False)
-        self.register_buffer("brands", torch.tensor(catalogue.brands), persistent=False)
-        self.register_buffer("prices", torch.tensor(catalogue.prices), persistent=False)
-        self.register_buffer("texts", torch.tensor(catalogue.texts), persistent=False)
 
-    def represent(self, rows: torch.Tensor) -> torch.Tensor:
-        """[n] catalogue rows → r_v, [n, D]."""
-        total = self.identity(rows) + self.category(self.categories[rows]) + self.brand(self.brands[rows]) + self.price(self.prices[rows])
-        return total if self.text is None else total + self.text(self.texts[rows])
+    def represent(self, items: Features) -> torch.Tensor:
+        """Features of n items → r_v, [n, D]."""
+        ids = items.ids + 1
+        if self.training:
+            ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.hidden_ids, 0, ids)
+        total = self.identity(ids) + self.category(items.categories + 1) + self.brand(items.brands) + self.price(items.prices)
+        return total if self.text is None else total + self.text(items.texts)
 
     def forward(self, representation: torch.Tensor) -> torch.Tensor:
         """r_v [n, D] → h_v [n, D]."""
@@ -155,17 +186,23 @@ class TagTower(nn.Module):
 
 
 class Towers(nn.Module):
-    """The three towers."""
+    """The three towers, and the catalogue that they are trained on."""
 
     def __init__(self, config: TowerConfig, sizes: Sizes, catalogue: Catalogue) -> None:
         super().__init__()
         self.config = config
-        self.item, self.user, self.tag = ItemTower(config, sizes, catalogue), UserTower(config, sizes), TagTower(config)
+        self.item, self.user, self.tag = ItemTower(config, sizes), UserTower(config, sizes), TagTower(config)
+        for name, values in features_of(catalogue, np.arange(catalogue.num_items))._asdict().items():
+            self.register_buffer(name, values, persistent=False)
+
+    def represent(self, rows: torch.Tensor) -> torch.Tensor:
+        """[n] catalogue rows → r_v, [n, D]."""
+        return self.item.represent(Features(*(getattr(self, name)[rows] for name in Features._fields)))
 
     @torch.no_grad()
     def item_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the whole catalogue: r_v [I, D] and h_v [I, D]."""
-        representations = self.item.represent(torch.arange(self.item.identity.num_embeddings, device=self.item.categories.device))
+        representations = self.represent(torch.arange(len(self.ids), device=self.ids.device))
         return representations, self.item(representations)
 
 
@@ -195,7 +232,7 @@ def sizes_of(catalogue: Catalogue, num_users: int, num_behaviours: int, config: 
         num_users=num_users,
         num_items=catalogue.num_items,
         num_categories=len(catalogue.category_names),
-        num_brands=catalogue.num_brands,
+        num_brands=len(catalogue.vocabulary.brand_names) + 1,
         text_dim=catalogue.texts.shape[1] if config.use_text else 0,
         num_behaviours=num_behaviours,
     )

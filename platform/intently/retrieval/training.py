@@ -209,7 +209,7 @@ class TowerObjective(nn.Module):
         num_items = len(self.log_q)
         drawn, _ = _distinct(num_items, batch.targets, batch.tagged, batch.peers, batch.negatives)
         needed, place = _distinct(num_items, drawn, batch.window.items.flatten())
-        representations = item.represent(needed)  # r_v of every item in sight
+        representations = self.towers.represent(needed)  # r_v of every item in sight
         candidates = item(representations[place[drawn]])  # [S, D]
         _, among = _distinct(num_items, drawn)
         log_q = self.log_q[drawn]
@@ -222,7 +222,7 @@ class TowerObjective(nn.Module):
         tags = self.towers.tag(batch.words, batch.word_offsets)
         tag = softmax_loss(tags, candidates, among[batch.tagged], log_q, temperature)
         peers = among[batch.peers]
-        category = softmax_loss(tags, candidates, peers, log_q, temperature, hidden=same_category(item.categories[drawn], peers))
+        category = softmax_loss(tags, candidates, peers, log_q, temperature, hidden=same_category(self.towers.categories[drawn], peers))
         return Losses(collaborative + alpha * tag + (1 - alpha) * category, collaborative, tag, category)
 
 
