@@ -107,11 +107,13 @@ def test_run_killed_in_the_middle_resumes_and_gives_the_same_tables(line: Line, 
         assert process.stdout is not None
         for row in process.stdout:
             if row.startswith("mine_user_interests: 1/"):
-                workers = psutil.Process(process.pid).children(recursive=True)
+                family = psutil.Process(process.pid).children(recursive=True)
+                workers = [one for one in family if one.name().startswith("ray::MapWorker")]
                 process.send_signal(signal.SIGKILL)
                 break
         else:
             pytest.fail("the run ended before it could be killed")
+    assert workers
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, "its workers end with it, and write no bucket after it was looked at"
     killed = Workspace.open(root)
