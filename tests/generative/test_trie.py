@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,7 +53,7 @@ def test_trie_any_catalogue_gives_back_its_codes(drawn: list[tuple[int, ...]]) -
         way = nodes_to(trie, item)
         assert tuple(trie.codes[way[1:]].tolist()) == codes
         assert trie.items[way[-1]] == item
-        for parent, child in zip(way, way[1:], strict=False):
+        for parent, child in itertools.pairwise(way):
             assert trie.first_child[parent] <= child < trie.first_child[parent + 1]
     assert len(trie.codes) == 1 + len({codes[:length] for codes in semantic_ids for length in range(1, len(codes) + 1)})
 

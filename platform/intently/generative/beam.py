@@ -47,8 +47,8 @@ class BeamConfig(Config):
     width: int = Field(20, ge=1, description="beams; at least as many as items are asked for")
     scores: Literal["level", "children", "vocabulary"] = Field(
         "level",
-        description="what each step's probabilities add up to 1 over: the codes of the level; only those that the catalogue allows there (the "
-        "constrained policy's own); the whole vocabulary (as transformers scores beams, at the cost of the whole head)",
+        description="what each step's probabilities add up to 1 over: the codes of the level; only those that the catalogue allows there "
+        "(the constrained policy's own); the whole vocabulary (as transformers scores beams, at the cost of the whole head)",
     )
 
 
