@@ -167,7 +167,8 @@ class ConstrainedBeam:
         first, count = self.tokens.first[level], self.tokens.counts[level]
         match self.config.scores:
             case "vocabulary":
-                return (hidden @ self._head.T).float().log_softmax(dim=-1)[..., first : first + count]
+                logits = (hidden @ self._head.T).float()
+                return logits[..., first : first + count] - logits.logsumexp(dim=-1, keepdim=True)
             case "level":
                 return (hidden @ self._head[first : first + count].T).float().log_softmax(dim=-1)
             case "children":
