@@ -18,7 +18,7 @@ from tests.retrieval.world import write_world
 
 CONFIG = TrainingConfig(
     towers=TowerConfig(dim=8, hidden=16, windows=(2, 4), dropout=0.0, token_buckets=64),
-    learning=LearningConfig(batch_size=32, num_negatives=8, tag_batch_size=6),
+    learning=LearningConfig(batch_size=32, stretch=3, num_negatives=8, tag_batch_size=6),
 )
 PAST = Interactions(pa.array(["u", "v"]), np.array([0, 3, 5]), np.array([4, 5, 6, 7, 8]), np.array([0, 1, 0, 1, 1]))
 
@@ -32,21 +32,60 @@ def data(workspace: Workspace) -> TowerData:
 
 def test_window_cutter_takes_events_before_the_place_of_one_user() -> None:
     window = WindowCutter(PAST, 4, torch.device("cpu")).window(torch.tensor([0, 1, 1]), torch.tensor([2, 5, 3]))
-    assert window.valid.tolist() == [[True, True, False, False], [True, True, False, False], [False] * 4]
-    assert window.items[:2, :2].tolist() == [[5, 4], [8, 7]]
-    assert window.behaviours[0, :2].tolist() == [1, 0]
+    assert window.valid.tolist() == [[False, False, True, True], [False, False, True, True], [False] * 4]
+    assert window.items[:2, 2:].tolist() == [[4, 5], [7, 8]]
+    assert window.behaviours[0, 2:].tolist() == [0, 1]
 
 
-def test_pooling_means_of_recent_events_and_of_each_behaviour() -> None:
-    sizes = Sizes(num_users=2, num_items=9, num_categories=1, num_brands=1, text_dim=0, num_behaviours=2)
-    tower = UserTower(TowerConfig(windows=(1, 4)), sizes)
+def test_window_cutter_stretch_stays_within_the_user() -> None:
+    # Queries for places 1, 2 and 3 of the first user, who has only 0, 1 and 2.
+    window = WindowCutter(PAST, 2, torch.device("cpu")).window(torch.tensor([0]), torch.tensor([1]), num_queries=3)
+    assert window.valid.tolist() == [[False, True, True, True]]
+    assert window.items[0, 1:].tolist() == [4, 5, 6]
+
+
+SIZES = Sizes(num_users=2, num_items=9, num_categories=1, num_brands=1, text_dim=0, num_behaviours=2)
+
+
+def test_user_tower_means_of_recent_events_and_of_each_behaviour() -> None:
+    tower = UserTower(TowerConfig(windows=(1, 4)), SIZES)
     window = Window(
-        items=torch.zeros(1, 4, dtype=torch.long),
-        behaviours=torch.tensor([[1, 1, 0, 0]]),
-        valid=torch.tensor([[True, True, True, False]]),
+        items=torch.tensor([[0, 1, 2, 3, 4]]),
+        behaviours=torch.tensor([[0, 0, 1, 1, 0]]),
+        valid=torch.tensor([[False, True, True, True, True]]),
         users=torch.tensor([0]),
+        hidden=torch.tensor([[7, 2]]),  # the second query may not see item 2
     )
-    assert tower.pooling(window)[0].tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0.5, 0.5, 0, 0]]
+    distance, visible = tower.past(window)
+    assert distance.tolist() == [[4, 3, 2, 1, 0], [5, 4, 3, 2, 1]]
+    assert visible[0].int().tolist() == [[0, 1, 1, 1, 0], [0, 1, 0, 1, 1]]
+    latest, first, second = tower.means(window, distance, visible)[0]
+    assert latest.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert first.tolist() == [[0, 1, 0, 0, 0], [0, 0.5, 0, 0, 0.5]]
+    assert second.tolist() == [[0, 0, 0.5, 0.5, 0], [0, 0, 0, 1, 0]]
+
+
+def test_user_tower_queries_of_a_stretch_equal_windows_cut_one_by_one() -> None:
+    torch.manual_seed(3)
+    tower = UserTower(TowerConfig(dim=8, heads=2, windows=(1, 3)), SIZES).eval()
+    cutter, table = WindowCutter(PAST, 3, torch.device("cpu")), torch.randn(9, 8)
+    stretches = cutter.window(torch.tensor([0, 1]), torch.tensor([0, 3]), num_queries=3)
+    asked = torch.tensor([[True, True, True], [True, True, False]])
+    together = tower(stretches, table[stretches.items], asked)
+    alone = cutter.window(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 2, 3, 4]))
+    assert torch.allclose(together, tower(alone, table[alone.items]), atol=1e-6)
+
+
+def test_user_tower_order_of_events_matters_to_the_attention_alone() -> None:
+    window = Window(
+        torch.tensor([[1, 2, 3, 4]]), torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool), torch.tensor([0])
+    )
+    turned, table = window._replace(items=torch.tensor([[2, 1, 3, 4]])), torch.randn(9, 8)
+    for heads, same in ((0, True), (2, False)):
+        tower = UserTower(TowerConfig(dim=8, heads=heads, windows=(2, 4)), SIZES).eval()
+        if heads:
+            torch.nn.init.normal_(tower.attention.bias)
+        assert torch.allclose(tower(window, table[window.items]), tower(turned, table[turned.items]), atol=1e-5) == same
 
 
 def test_user_tower_vectors_have_length_one_and_tell_known_from_unknown(data: TowerData) -> None:
@@ -80,7 +119,7 @@ def test_softmax_loss_weights_and_no_queries() -> None:
     queries, candidates = F.normalize(torch.randn(3, 4), dim=1), F.normalize(torch.randn(5, 4), dim=1)
     positives, zero = torch.tensor([0, 3, 1]), torch.zeros(5)
     each = [softmax_loss(queries[n : n + 1], candidates, positives[n : n + 1], zero, 0.1).item() for n in range(3)]
-    weighted = softmax_loss(queries, candidates, positives, zero, 0.1, weights=torch.tensor([1.0, 0.0, 3.0]))
+    weighted = softmax_loss(queries, candidates, positives, zero, 0.1, weights=torch.tensor([0.25, 0.0, 0.75]))
     assert weighted.item() == pytest.approx((each[0] + 3 * each[2]) / 4, rel=1e-5)
     assert softmax_loss(queries[:0], candidates, positives[:0], zero, 0.1).item() == 0
 
@@ -100,25 +139,51 @@ def test_sampler_rates_match_what_it_draws(data: TowerData) -> None:
     drawn, steps = torch.zeros(36), 0
     for epoch in range(60):
         for batch in sampler.epoch(epoch):
-            rows = torch.cat([batch.targets, batch.tagged, batch.peers, batch.negatives])
-            drawn += torch.bincount(rows, minlength=36)
+            drawn += torch.bincount(batch.drawn, minlength=36)
             steps += 1
     assert torch.allclose(drawn / steps, sampler.rates, rtol=0.15)
 
 
-def test_sampler_window_never_holds_the_target(data: TowerData) -> None:
-    repeated = Interactions(data.past.user_ids[:1], np.array([0, 3]), np.array([7, 9, 7]), np.array([0, 0, 5]))
+def test_sampler_past_never_holds_the_target(data: TowerData) -> None:
+    repeated = Interactions(data.past.user_ids[:1], np.array([0, 4]), np.array([7, 9, 9, 8]), np.array([0, 0, 5, 5]))
     sampler = Sampler(TowerData(data.catalogue, repeated, data.tags, data.pairs[:0]), CONFIG, 0, 1, torch.device("cpu"))
     batch = next(sampler.epoch(0))
-    assert sorted(batch.targets.tolist()) == [7, 9]
-    assert not (batch.window.valid & (batch.window.items == batch.targets[:, None])).any()
+    # Views weigh 0.2, and 9 was also bought: its first event asks, with the weight of the purchase.
+    assert sorted(batch.targets.tolist()) == [7, 8, 9]
+    assert batch.weights.sum().item() == pytest.approx(1)
+    assert batch.weights[batch.targets == 9].item() == pytest.approx(1 / 2.2)
+    tower = UserTower(CONFIG.towers, SIZES)
+    _, visible = tower.past(batch.window)
+    asked = visible[batch.asked]
+    seen = [set(items[row].tolist()) for items, row in zip(batch.window.items.repeat_interleave(batch.asked.sum(1), 0), asked, strict=True)]
+    assert dict(zip(batch.targets.tolist(), seen, strict=True)) == {7: set(), 9: {7}, 8: {7, 9}}
 
 
-def test_sampler_workers_share_an_epoch_without_overlap(data: TowerData) -> None:
-    workers = [Sampler(data, CONFIG, rank, 2, torch.device("cpu")) for rank in range(2)]
-    seen = [[batch.window.users.tolist() for batch in worker.epoch(0)] for worker in workers]
-    whole = [batch.window.users.tolist() for batch in Sampler(data, CONFIG, 0, 1, torch.device("cpu")).epoch(0)]
-    assert [sorted(left + right) for left, right in zip(*seen, strict=True)] == [sorted(step) for step in whole]
+def test_sampler_workers_share_a_step_and_its_candidates(data: TowerData) -> None:
+    workers = [list(Sampler(data, CONFIG, rank, 2, torch.device("cpu")).epoch(0)) for rank in range(2)]
+    alone = list(Sampler(data, CONFIG, 0, 1, torch.device("cpu")).epoch(0))
+    assert len(alone) == len(workers[0]) == len(workers[1])
+    for left, right, whole in zip(*workers, alone, strict=True):
+        assert torch.equal(left.drawn, whole.drawn) and torch.equal(right.drawn, whole.drawn)
+        assert sorted([*left.targets.tolist(), *right.targets.tolist()]) == sorted(whole.targets.tolist())
+        assert sorted([*left.tagged.tolist(), *right.tagged.tolist()]) == sorted(whole.tagged.tolist())
+        # The group takes the mean over workers of what each of them sums.
+        assert (left.weights.sum() + right.weights.sum()).item() / 2 == pytest.approx(whole.weights.sum().item())
+
+
+def test_objective_mean_of_two_workers_equals_one(data: TowerData) -> None:
+    towers = build_towers(data, CONFIG).eval()
+    gradients, losses = [], []
+    for world_size in (1, 2):
+        towers.zero_grad()
+        for rank in range(world_size):
+            sampler = Sampler(data, CONFIG, rank, world_size, torch.device("cpu"))
+            total = TowerObjective(towers, CONFIG.learning, sampler.rates)(next(sampler.epoch(0))).total / world_size
+            total.backward()
+            losses.append(total.item())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in towers.parameters()]))
+    assert losses[1] + losses[2] == pytest.approx(losses[0], rel=1e-5)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
 
 
 def test_objective_total_weighs_tag_and_category_loss(data: TowerData) -> None:

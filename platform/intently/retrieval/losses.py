@@ -32,7 +32,7 @@ def softmax_loss(
     weights: torch.Tensor | None = None,
     hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Weighted mean of −log softmax of each query's positive: L_col and L_tag, and L_cate with `hidden`.
+    """Mean, or weighted sum, of −log softmax of each query's positive: L_col and L_tag, and L_cate with `hidden`.
 
     Args:
         queries: [B, D] vectors of length 1.
@@ -40,7 +40,7 @@ def softmax_loss(
         positives: [B] place of each query's positive among the candidates.
         log_q: [S] log-Q correction.
         temperature: the cosine is divided by it.
-        weights: [B]; None weighs all alike.
+        weights: [B], with which the losses are summed; None takes their mean.
         hidden: [B, S] candidates that do not compete, True where so; a positive never is.
     Returns:
         A scalar; zero for no query.
@@ -51,7 +51,7 @@ def softmax_loss(
     if hidden is not None:
         logits = logits.masked_fill(hidden, -torch.inf)
     losses = F.cross_entropy(logits, positives, reduction="none")
-    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+    return losses.mean() if weights is None else (losses * weights).sum()
 
 
 def same_category(categories: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """User, item and tag tower (RecGPT, section on user-item-tag retrieval).
 
-Shapes: B users, N events in a window (latest first), P pooled means, I items, T tags, D width of every vector,
-G behaviours. All three towers end in vectors of length 1, so that an inner product is a cosine.
+Shapes: B stretches of one user's events each, Q queries of a stretch, W events that a query looks back on, N = W + Q − 1 events of a
+stretch (oldest first), P pooled means, H heads, I items, T tags, D width of every vector. Query q sees events q … q + W − 1 of its
+stretch and asks what came as event q + W; with one query a stretch is simply the last W events. All three towers end in vectors of
+length 1, so that an inner product is a cosine.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class TowerConfig(Config):
     windows: tuple[int, ...] = Field(
         (3, 10, 50), min_length=1, description="events that are pooled, rising: the last one per behaviour, those before it as a whole"
     )
+    heads: int = Field(4, ge=0, description="heads of the attention over the longest window; 0 leaves it out, as in the paper")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of the user tower's hidden units dropped in training")
     user_dropout: float = Field(
         0.5, ge=0, le=1, description="share of training examples whose user id is hidden, so that the shared unknown user learns too"
@@ -42,9 +45,11 @@ class TowerConfig(Config):
     token_buckets: int = Field(16_384, ge=2, description="rows of the tag tower's hashed vocabulary")
 
     @model_validator(mode="after")
-    def _windows_rise(self) -> TowerConfig:
+    def _shapes_fit(self) -> TowerConfig:
         if list(self.windows) != sorted(set(self.windows)) or self.windows[0] < 1:
             raise ValueError("windows must be positive and rising")
+        if self.heads and self.dim % self.heads:
+            raise ValueError("dim must be a multiple of heads")
         return self
 
 
@@ -60,16 +65,18 @@ class Sizes(Config):
 
 
 class Window(NamedTuple):
-    """What the user tower reads."""
+    """What the user tower reads: B stretches."""
 
     items: torch.Tensor
-    """[B, N] catalogue rows, latest event first."""
+    """[B, N] catalogue rows, oldest event first."""
     behaviours: torch.Tensor
     """[B, N] places in BehaviourConfig.history."""
     valid: torch.Tensor
     """[B, N] whether there is an event."""
     users: torch.Tensor
     """[B] user rows, −1 for someone unknown."""
+    hidden: torch.Tensor | None = None
+    """[B, Q] catalogue rows that query q may not see in its past; None hides nothing."""
 
 
 class Features(NamedTuple):
@@ -127,23 +134,44 @@ class ItemTower(nn.Module):
 
 
 class UserTower(nn.Module):
-    """User id embedding, the mean of r_v per behaviour over the longest window, and over each shorter one → MLP."""
+    """User id, the mean of r_v per behaviour over the longest window and over each shorter one, attention over the window → MLP.
+
+    The attention is one layer of a causal transformer, asked at the latest event: H heads over the W events, each with its behaviour and
+    a learned bias by how long ago it was (in events).
+    """
 
     def __init__(self, config: TowerConfig, sizes: Sizes) -> None:
         super().__init__()
-        self.config, self.num_behaviours = config, sizes.num_behaviours
+        self.config, self.num_behaviours, self.length = config, sizes.num_behaviours, config.windows[-1]
         # Row 0 is the user whom nobody knows.
         self.identity = _embedding(sizes.num_users + 1, config.dim)
-        num_means = sizes.num_behaviours + len(config.windows) - 1
-        self.output = _mlp(config.dim * (1 + num_means), config)
+        num_pooled = sizes.num_behaviours + len(config.windows) - 1
+        if config.heads:
+            self.attention = WindowAttention(config, sizes)
+            num_pooled += 1
+        self.output = _mlp(config.dim * (1 + num_pooled), config)
 
-    def forward(self, window: Window, representations: torch.Tensor) -> torch.Tensor:
-        """Windows and r_v of their items [B, N, D] → h_u [B, D]."""
-        rows = window.users + 1
+    def forward(self, window: Window, representations: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        """Queries → h_u.
+
+        Args:
+            window: B stretches.
+            representations: r_v of their items, [B, N, D].
+            asked: [B, Q] queries that are wanted; None asks all.
+        Returns:
+            [n, D], of the n queries that are asked, stretch by stretch.
+        """
+        distance, visible = self.past(window)
+        pooled = [torch.einsum("bpqn,bnd->bqpd", self.means(window, distance, visible), representations).flatten(2)]
+        if self.config.heads:
+            pooled.append(self.attention(window, representations, distance, visible))
+        rows = (window.users + 1)[:, None].expand(visible.shape[:2])
+        if asked is not None:
+            rows, pooled = rows[asked], [each[asked] for each in pooled]
+        rows, pooled = rows.flatten(), [each.reshape(-1, each.shape[-1]) for each in pooled]
         if self.training:
             rows = torch.where(torch.rand(rows.shape, device=rows.device) < self.config.user_dropout, 0, rows)
-        means = torch.bmm(self.pooling(window), representations)  # [B, P, D]
-        return F.normalize(self.output(torch.cat([self.identity(rows), means.flatten(1)], dim=-1)), dim=-1)
+        return F.normalize(self.output(torch.cat([self.identity(rows), *pooled], dim=-1)), dim=-1)
 
     @torch.no_grad()
     def vectors(self, past: Interactions, representations: torch.Tensor, block: int = 1024) -> torch.Tensor:
@@ -154,21 +182,52 @@ class UserTower(nn.Module):
             representations: r_v [I, D] of the catalogue.
             block: users at a time.
         """
-        cut = WindowCutter(past, self.config.windows[-1], representations.device)
+        cut = WindowCutter(past, self.length, representations.device)
         found = [representations.new_empty((0, self.config.dim))]
         for rows in torch.arange(past.num_users, device=representations.device).split(block):
             window = cut.window(rows, cut.offsets[rows + 1])
             found.append(self(window, F.embedding(window.items, representations)))
         return torch.cat(found)
 
-    def pooling(self, window: Window) -> torch.Tensor:
-        """[B, P, N] weights that turn a window into its means; a mean over no event is zero."""
-        places = torch.arange(window.valid.shape[1], device=window.valid.device)
-        recent = [(window.valid & (places < length))[:, None] for length in self.config.windows[:-1]]
-        kinds = torch.arange(self.num_behaviours, device=window.valid.device)
-        each = (window.behaviours[:, None] == kinds[:, None]) & window.valid[:, None]
-        members = torch.cat([*recent, each], dim=1).float()
+    def past(self, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        """[Q, N] how many events before the query's own an event lies, and [B, Q, N] whether the query sees it."""
+        events = torch.arange(window.items.shape[1], device=window.items.device)
+        distance = torch.arange(len(events) - self.length + 1, device=events.device)[:, None] + self.length - events
+        visible = ((distance >= 1) & (distance <= self.length)) & window.valid[:, None]
+        if window.hidden is not None:
+            visible = visible & (window.items[:, None] != window.hidden[:, :, None])
+        return distance, visible
+
+    def means(self, window: Window, distance: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """[B, P, Q, N] weights that turn a stretch into its means; a mean over no event is zero."""
+        recent = [visible & (distance <= length) for length in self.config.windows[:-1]]
+        each = [visible & (window.behaviours == kind)[:, None] for kind in range(self.num_behaviours)]
+        members = torch.stack([*recent, *each], dim=1).float()
         return members / members.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+class WindowAttention(nn.Module):
+    """One attention layer over the window, whose query is the latest event."""
+
+    def __init__(self, config: TowerConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.heads, self.length = config.heads, config.windows[-1]
+        self.behaviour = _embedding(sizes.num_behaviours, config.dim)
+        self.norm = nn.LayerNorm(config.dim)
+        self.query, self.key, self.value = (nn.Linear(config.dim, config.dim) for _ in range(3))
+        # Column 0 is for events outside the window, which are never seen.
+        self.bias = nn.Parameter(torch.zeros(config.heads, self.length + 1))
+
+    def forward(self, window: Window, representations: torch.Tensor, distance: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Stretches and r_v [B, N, D], with `UserTower.past` of them → [B, Q, D]; zero where nothing is seen."""
+        events = self.norm(representations + self.behaviour(window.behaviours))
+        query, key, value = (layer(events).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        bias = self.bias[:, torch.where((distance >= 1) & (distance <= self.length), distance, 0)]  # [H, Q, N]
+        # A query that sees nothing looks at everything alike, and is set to zero behind.
+        mask = torch.where(visible[:, None], bias, -1e9)
+        latest = query[:, :, self.length - 1 :]  # event q + W − 1
+        attended = F.scaled_dot_product_attention(latest, key, value, attn_mask=mask)  # [B, H, Q, D / H]
+        return attended.transpose(1, 2).flatten(2) * visible.any(dim=-1, keepdim=True)
 
 
 class TagTower(nn.Module):
@@ -207,22 +266,22 @@ class Towers(nn.Module):
 
 
 class WindowCutter:
-    """Cuts the events before given places out of flat histories."""
+    """Cuts stretches out of flat histories."""
 
     def __init__(self, past: Interactions, length: int, device: torch.device) -> None:
         self.offsets = torch.tensor(past.offsets, device=device)
         self.items = torch.tensor(past.items, device=device)
         self.behaviours = torch.tensor(past.behaviours, device=device)
-        self.steps = torch.arange(1, length + 1, device=device)
+        self.length = length
 
-    def window(self, users: torch.Tensor, ends: torch.Tensor) -> Window:
-        """The last events of user rows [B] before event places `ends` [B]."""
-        places = ends[:, None] - self.steps
-        valid = places >= self.offsets[users][:, None]
+    def window(self, users: torch.Tensor, starts: torch.Tensor, num_queries: int = 1) -> Window:
+        """Stretches of user rows [B] whose queries ask for event places starts … starts + num_queries − 1."""
+        places = starts[:, None] + torch.arange(-self.length, num_queries - 1, device=starts.device)
+        valid = (places >= self.offsets[users][:, None]) & (places < self.offsets[users + 1][:, None])
         if not len(self.items):
             empty = torch.zeros_like(places)
             return Window(empty, empty, valid, users)
-        places = places.clamp(min=0)
+        places = places.clamp(0, len(self.items) - 1)
         return Window(self.items[places], self.behaviours[places], valid, users)
 
 

@@ -1,6 +1,9 @@
 """Training the towers: what a step draws, the loss of it, and the loop that the harness runs.
 
-Shapes: B examples of a step, T tag pairs of a step, S candidates, N events in a window, I items, D width.
+Shapes: B stretches of a step with Q queries each, n examples among these, T tag pairs of a step, S candidates, I items, D width.
+
+In a group of workers a step is still one step: all of them draw the same stretches, pairs and negatives, and hold all of the step's
+items as candidates; each asks for its share of the stretches and tags. So a group learns what one worker would.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class LearningConfig(Config):
     """How the towers learn. Batches are the whole group's: each worker takes its share."""
 
     num_epochs: int = Field(5, ge=1, description="passes over the examples")
-    batch_size: int = Field(2048, ge=1, description="examples of a step")
+    batch_size: int = Field(2048, ge=1, description="examples of a step, on average")
+    stretch: int = Field(16, ge=1, description="consecutive events of one user that are foretold together, each from those before it")
     num_negatives: int = Field(1024, ge=0, description="items drawn uniformly as negatives of a step, beside the in-batch ones")
     tag_batch_size: int = Field(256, ge=0, description="tag-item pairs of a step; 0 leaves L_tag and L_cate out")
     items_per_tag: int = Field(4, ge=0, description="items of the tag's category, taken last by its user, that it is paired with")
@@ -92,53 +96,60 @@ def build_towers(data: TowerData, config: TrainingConfig) -> Towers:
 
 
 class Batch(NamedTuple):
-    """One step's draw."""
+    """One worker's share of one step's draw."""
 
     window: Window
+    asked: torch.Tensor
+    """[B, Q] queries that are examples."""
     targets: torch.Tensor
-    """[B] catalogue rows."""
+    """[n] catalogue rows, of the asked queries."""
     weights: torch.Tensor
-    """[B] weight of the target's behaviour."""
+    """[n] weight of the target's behaviour; over the whole step, of all workers, they sum to the number of workers."""
     words: torch.Tensor
-    """[W] hashed words of the step's T tags."""
+    """[W] hashed words of the T tags."""
     word_offsets: torch.Tensor
     """[T] where each tag's words begin."""
     tagged: torch.Tensor
     """[T] the item each tag is paired with."""
     peers: torch.Tensor
     """[T] an item of the same category."""
-    negatives: torch.Tensor
-    """[M] catalogue rows drawn uniformly."""
+    tag_weights: torch.Tensor
+    """[T] all alike; over the whole step they sum to the number of workers."""
+    drawn: torch.Tensor
+    """Catalogue rows that the whole step drew: targets, tagged items, peers, and negatives drawn uniformly."""
 
 
 class Sampler:
-    """Draws batches: a random order of the examples an epoch, random pairs and negatives a step."""
+    """Draws batches: a random order of the stretches an epoch, random pairs and negatives a step."""
 
     def __init__(self, data: TowerData, config: TrainingConfig, rank: int, world_size: int, device: torch.device) -> None:
-        self.learning, self.rank, self.world_size, self.device = config.learning, rank, world_size, device
+        self.learning, self.device = config.learning, device
+        self.rank, self.world_size = rank, world_size
         self.cutter = WindowCutter(data.past, config.towers.windows[-1], device)
         places, weights = first_events(data.past, config.behaviours, config.behaviours.weights)
-        self.places, self.weights = torch.tensor(places, device=device), torch.tensor(weights, device=device)
-        self.users = torch.tensor(data.past.users[places], device=device)
+        every = np.zeros(len(data.past.items), np.float32)
+        every[places] = weights
+        self.weights, self.num_examples = torch.from_numpy(every).to(device), len(places)
+        self.counts = torch.bincount(torch.from_numpy(data.past.items[places]), minlength=data.catalogue.num_items).to(device)
+        starts, owners = _stretches(data.past, places, self.learning.stretch)
+        self.starts, self.owners = torch.from_numpy(starts).to(device), torch.from_numpy(owners).to(device)
         self.pairs = torch.tensor(data.pairs, device=device)
         self.words, self.word_offsets = torch.tensor(data.tags.words, device=device), torch.tensor(data.tags.offsets, device=device)
-        categories = torch.tensor(data.catalogue.categories, device=device)
-        self.categories, self.num_items = categories, data.catalogue.num_items
-        self.by_category = categories.argsort(stable=True)
-        self.category_sizes = torch.bincount(categories)
+        self.categories, self.num_items = torch.tensor(data.catalogue.categories, device=device), data.catalogue.num_items
+        self.by_category = self.categories.argsort(stable=True)
+        self.category_sizes = torch.bincount(self.categories)
         self.category_starts = self.category_sizes.cumsum(0) - self.category_sizes
-        drawn = min(len(places), config.learning.examples_per_epoch or len(places))
-        self.num_steps = max(1, drawn // config.learning.batch_size)
-        self.share = max(1, config.learning.batch_size // world_size)
-        self.tag_share = config.learning.tag_batch_size // world_size if len(data.pairs) else 0
+        self.step_size = min(len(starts), max(world_size, round(self.learning.batch_size * len(starts) / len(places))))
+        share = min(1.0, (self.learning.examples_per_epoch or len(places)) / len(places))
+        self.num_steps = max(1, int(share * len(starts)) // self.step_size)
+        self.num_tags = self.learning.tag_batch_size if len(data.pairs) else 0
 
     @property
     def rates(self) -> torch.Tensor:
         """[I] how often each item is drawn into a step's candidates on average, λ of the log-Q correction."""
-        count = torch.bincount(self.cutter.items[self.places], minlength=self.num_items).float()
-        rates = self.share * count / max(1, len(self.places)) + self.learning.num_negatives / self.num_items
-        if self.tag_share:
-            tagged = torch.bincount(self.pairs[:, 1], minlength=self.num_items).float() * self.tag_share / len(self.pairs)
+        rates = self.counts * (self.step_size / len(self.starts)) + self.learning.num_negatives / self.num_items
+        if self.num_tags:
+            tagged = torch.bincount(self.pairs[:, 1], minlength=self.num_items).float() * self.num_tags / len(self.pairs)
             in_category = torch.bincount(self.categories, weights=tagged, minlength=len(self.category_sizes))
             rates = rates + tagged + in_category[self.categories] / self.category_sizes[self.categories]
         return rates.float()
@@ -146,43 +157,60 @@ class Sampler:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of this worker in one epoch."""
         generator = torch.Generator().manual_seed(self.learning.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.places), generator=generator)
-        own = torch.Generator().manual_seed((self.learning.seed * 1_000_003 + epoch) * 1_009 + self.rank + 1)
+        order = torch.randperm(len(self.starts), generator=generator)
         for step in range(self.num_steps):
-            chosen = order[step * self.learning.batch_size :][: self.learning.batch_size][self.rank :: self.world_size]
-            yield self.batch(chosen.to(self.device), own)
+            yield self.batch(order[step * self.step_size :][: self.step_size].to(self.device), generator)
 
     def batch(self, chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-        """Examples (places in the list of positives) with freshly drawn tag pairs and negatives."""
-        places = self.places[chosen]
-        targets = self.cutter.items[places]
-        window = self.cutter.window(self.users[chosen], places)
-        # The views that led to a purchase would give it away, and the splits leave them out of what is measured.
-        window = window._replace(valid=window.valid & (window.items != targets[:, None]))
-        tags, tagged = self._draw(len(self.pairs), self.tag_share, generator, self.pairs)
-        words, word_offsets = self._words(tags)
+        """Stretches, with freshly drawn tag pairs and negatives."""
+        targets, weights = self._targets(chosen)
+        total = weights.sum()
+        own = slice(self.rank, None, self.world_size)
+        pairs = torch.randint(max(1, len(self.pairs)), (self.num_tags,), generator=generator).to(self.device)
+        tags, tagged = self.pairs[pairs].unbind(1)
         sizes = self.category_sizes[self.categories[tagged]]
         nth = (torch.rand(len(tagged), generator=generator).to(self.device) * sizes).long()
+        peers = self.by_category[self.category_starts[self.categories[tagged]] + nth]
+        negatives = torch.randint(self.num_items, (self.learning.num_negatives,), generator=generator).to(self.device)
+        drawn = torch.cat([targets[weights > 0], tagged, peers, negatives])
+        targets, weights, chosen = targets[own], weights[own], chosen[own]
+        words, word_offsets = self._words(tags[own])
+        asked = weights > 0
+        window = self.cutter.window(self.owners[chosen], self.starts[chosen], self.learning.stretch)
         return Batch(
-            window=window,
-            targets=targets,
-            weights=self.weights[chosen],
+            # The views that led to a purchase would give it away, and the splits leave them out of what is measured.
+            window=window._replace(hidden=targets),
+            asked=asked,
+            targets=targets[asked],
+            weights=weights[asked] * (self.world_size / total),
             words=words,
             word_offsets=word_offsets,
-            tagged=tagged,
-            peers=self.by_category[self.category_starts[self.categories[tagged]] + nth],
-            negatives=torch.randint(self.num_items, (self.learning.num_negatives,), generator=generator).to(self.device),
+            tagged=tagged[own],
+            peers=peers[own],
+            tag_weights=torch.full_like(tagged[own], self.world_size / max(1, self.num_tags), dtype=torch.float32),
+            drawn=drawn,
         )
 
-    def _draw(self, bound: int, count: int, generator: torch.Generator, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.randint(max(1, bound), (count,), generator=generator).to(self.device)
-        return pairs[rows, 0], pairs[rows, 1]
+    def _targets(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, Q] items that stretches ask for, and their weights, 0 where a query is no example."""
+        places = self.starts[chosen][:, None] + torch.arange(self.learning.stretch, device=self.device)
+        inside = places < self.cutter.offsets[self.owners[chosen] + 1][:, None]
+        places = places.clamp(max=len(self.cutter.items) - 1)
+        return self.cutter.items[places], self.weights[places] * inside
 
     def _words(self, tags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         starts, counts = self.word_offsets[tags], self.word_offsets[tags + 1] - self.word_offsets[tags]
         offsets = counts.cumsum(0) - counts
         within = torch.arange(int(counts.sum()), device=self.device) - offsets.repeat_interleave(counts)
         return self.words[starts.repeat_interleave(counts) + within], offsets
+
+
+def _stretches(past: Interactions, examples: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Event places at which stretches of `length` events begin, counted from each user's first, and their users; those with an example."""
+    users = past.users[examples]
+    begins = past.offsets[users] + (examples - past.offsets[users]) // length * length
+    starts, first = np.unique(begins, return_index=True)
+    return starts, users[first]
 
 
 class Losses(NamedTuple):
@@ -205,24 +233,24 @@ class TowerObjective(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """L_col + a·L_tag + (1 − a)·L_cate over the step's candidates."""
         temperature, alpha = self.learning.temperature, self.learning.alpha
-        item = self.towers.item
         num_items = len(self.log_q)
-        drawn, _ = _distinct(num_items, batch.targets, batch.tagged, batch.peers, batch.negatives)
+        drawn, _ = _distinct(num_items, batch.drawn)
         needed, place = _distinct(num_items, drawn, batch.window.items.flatten())
         representations = self.towers.represent(needed)  # r_v of every item in sight
-        candidates = item(representations[place[drawn]])  # [S, D]
+        candidates = self.towers.item(representations[place[drawn]])  # [S, D]
         _, among = _distinct(num_items, drawn)
         log_q = self.log_q[drawn]
 
-        users = self.towers.user(batch.window, nn.functional.embedding(place[batch.window.items], representations))
+        users = self.towers.user(batch.window, nn.functional.embedding(place[batch.window.items], representations), batch.asked)
         collaborative = softmax_loss(users, candidates, among[batch.targets], log_q, temperature, batch.weights)
         if not len(batch.tagged):
             zero = torch.zeros_like(collaborative)
             return Losses(collaborative, collaborative, zero, zero)
         tags = self.towers.tag(batch.words, batch.word_offsets)
-        tag = softmax_loss(tags, candidates, among[batch.tagged], log_q, temperature)
+        tag = softmax_loss(tags, candidates, among[batch.tagged], log_q, temperature, batch.tag_weights)
         peers = among[batch.peers]
-        category = softmax_loss(tags, candidates, peers, log_q, temperature, hidden=same_category(self.towers.categories[drawn], peers))
+        hidden = same_category(self.towers.categories[drawn], peers)
+        category = softmax_loss(tags, candidates, peers, log_q, temperature, batch.tag_weights, hidden)
         return Losses(collaborative + alpha * tag + (1 - alpha) * category, collaborative, tag, category)
 
 
@@ -246,7 +274,7 @@ def train_towers(session: TrainSession, workspace: Workspace, versions: Mapping[
     # 2. optimizer: warm-up, then a cosine to zero
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total_steps, learning.warmup))
-    engine = session.engine(module, optimizer, sampler.share, schedule)
+    engine = session.engine(module, optimizer, max(1, sampler.step_size // session.world_size), schedule)
 
     # 3. epochs
     for epoch in range(session.resume(engine), learning.num_epochs):
