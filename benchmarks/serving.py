@@ -39,7 +39,9 @@ from intently.core.schema import CHUNK, EMBEDDING, EXPLANATION, HISTORY, ITEM, M
 from intently.core.workspace import Workspace, open_stage
 from intently.data.simulator import SimulatorConfig, simulate
 from intently.data.world import THEMES
-from intently.retrieval.index import INDEX, INDEX_SETTINGS, IndexConfig, build_index
+from intently.interests.reason_store import FILENAME, write_reasons
+from intently.retrieval.index import IndexConfig
+from intently.retrieval.index_files import build_here
 from intently.retrieval.retriever import TowerRetriever
 from intently.retrieval.trained import embedding_table, load_towers, put_towers
 from intently.retrieval.training import TrainingConfig, build_towers, read_tower_data
@@ -99,6 +101,16 @@ def write_table(workspace: Workspace, name: str, table: Table, rows: list[dict] 
     stage.finish()
 
 
+def write_explanations(workspace: Workspace, rows: list[dict]) -> None:
+    """Write the table of reasons and the file that serving looks them up in."""
+    write_table(workspace, "explanation", EXPLANATION, rows)
+    stage = open_stage(workspace, "explanation_store", None, {"explanation": workspace.artifact("explanation").version}, Made())
+    with tempfile.TemporaryDirectory() as folder:
+        write_reasons(workspace.artifact("explanation").read(), Path(folder) / FILENAME)
+        stage.put(FILENAME, Path(folder) / FILENAME)
+    stage.finish()
+
+
 def write_untrained_towers(workspace: Workspace, config: TrainingConfig, beta: float) -> None:
     """Everything that retrieval reads, with towers as they are before training; needs item, history_train and tag."""
     for name in ("item_embedding", "tag_embedding"):
@@ -120,13 +132,8 @@ def write_untrained_towers(workspace: Workspace, config: TrainingConfig, beta: f
     fusion = open_stage(workspace, "fusion", METRIC, {}, Made())
     fusion.write("part-00000", METRIC.empty())
     fusion.finish(metrics={"beta": beta})
-    index = build_index(items, IndexConfig())
     stage = open_stage(workspace, "index", None, {}, Made())
-    with tempfile.TemporaryDirectory() as folder:
-        index.save(Path(folder) / INDEX)
-        stage.put(INDEX, Path(folder) / INDEX)
-    settings = {"kind": index.kind, "item_ids": data.catalogue.item_ids.to_pylist()}
-    stage.put(INDEX_SETTINGS, json.dumps(settings).encode())
+    build_here(stage, items, data.catalogue.item_ids, IndexConfig())
     stage.finish()
 
 
@@ -161,7 +168,7 @@ def write_world(workspace: Workspace, num_items: int, num_users: int) -> list[st
         for item, theme in zip(item_ids.tolist(), world.item_themes.tolist(), strict=True)
         for interest in (0, theme + 1)
     ]
-    write_table(workspace, "explanation", EXPLANATION, reasons)
+    write_explanations(workspace, reasons)
     write_untrained_towers(workspace, TrainingConfig(), beta=0.6)
     return user_ids
 

@@ -1,4 +1,4 @@
-"""Writes ahead of time why an item suits an interest, and checks it. Reads user_interest, tag, item; writes explanation.
+"""Writes ahead of time why an item suits an interest, and checks it. Reads user_interest, tag, item; writes explanation, explanation_store.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/build_explanations.py \\
     --config jobs/configs/build_explanations/demo.yaml --workspace /shared/workspace
@@ -8,12 +8,16 @@ A killed run starts again at the first part that is not written; the manifest co
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import EXPLANATION
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
 from intently.interests.explanations import ExplanationConfig
+from intently.interests.reason_store import FILENAME, write_reasons
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import Explainer
 from intently.llm.encoder import EncoderConfig
@@ -35,7 +39,21 @@ class BuildExplanationsConfig(Config):
 
 
 def run(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
-    """Write the parts that are not written yet."""
+    """Write the parts that are not written yet, and the file that serving looks reasons up in."""
+    explanations = _explain(config, workspace)
+    store = JOB.stage(workspace, "explanation_store", config)
+    if store.finished:
+        store.reuse()
+        return explanations
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / FILENAME
+        items = write_reasons(explanations.read(), path)
+        store.put(FILENAME, path)
+    store.finish({"items": items})
+    return explanations
+
+
+def _explain(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
     stage = JOB.stage(workspace, "explanation", config)
     if stage.finished:
         return stage.reuse()
@@ -58,7 +76,7 @@ JOB = Job(
     name="build_explanations",
     config=BuildExplanationsConfig,
     reads=("user_interest", "item", "tag"),
-    writes={"explanation": EXPLANATION},
+    writes={"explanation": EXPLANATION, "explanation_store": None},
     run=run,
     fingerprint=lambda config: TASKS["explanation"].fingerprint,
 )

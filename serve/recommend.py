@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from serve.batching import Batcher
 from serve.models import Reason, Recommendation
 from serve.problems import refuse
+from serve.session import SessionEvent
 from serve.state import State
 from serve.telemetry import Telemetry
 
@@ -34,28 +36,44 @@ class Asked:
 class Recommender:
     """Answers from one state; several requests share it."""
 
-    def __init__(self, state: State, telemetry: Telemetry) -> None:
+    def __init__(self, state: State, telemetry: Telemetry, max_batch: int = 1) -> None:
         self.state, self._telemetry = state, telemetry
+        self._batcher = Batcher(state.retriever, max_batch) if max_batch > 1 else None
 
     def beta(self, asked: Asked) -> float:
         """The weight that a request gets."""
         return self.state.retriever.beta if asked.beta is None else asked.beta
 
-    def for_user(self, user_id: str, asked: Asked) -> list[Recommendation]:
-        """Items for a user of the histories; one whom the towers do not know is answered by history alone."""
+    async def for_user(self, user_id: str, asked: Asked, session: Sequence[SessionEvent] = ()) -> list[Recommendation]:
+        """Items for a user, the events of the session taken into account.
+
+        A user whom the towers know is searched for with the vector that stands, or with a new one after the session's events; anybody
+        else is answered by history and session alone.
+        """
         state = self.state
+        acts = state.session_acts(user_id, session)
         known = state.retriever.knows(user_id)
         with self._telemetry.stage("retrieve"):
-            if known:
-                candidates = state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen)
+            if known and not acts:
+                candidates = await self._stored(user_id, asked)
+            elif known:
+                candidates = state.retriever.retrieve_history(
+                    *zip(*acts, strict=True), asked.k, beta=asked.beta, tags=(), filter_seen=asked.filter_seen, user_id=user_id
+                )
             else:
                 item_ids, behaviours = state.histories.items(user_id, LONGEST_HISTORY)
                 candidates = state.retriever.retrieve_history(
-                    item_ids, behaviours, asked.k, beta=asked.beta, tags=state.tags.column(user_id, "tag"), filter_seen=asked.filter_seen
+                    [*item_ids, *(item for item, _ in acts)],
+                    [*behaviours, *(behaviour for _, behaviour in acts)],
+                    asked.k,
+                    beta=asked.beta,
+                    tags=state.tags.column(user_id, "tag"),
+                    filter_seen=asked.filter_seen,
                 )
         with self._telemetry.stage("explain"):
-            source = "towers" if known else "history"
-            return self._explained(candidates, source, state.current_interests(user_id), state.interest_of_category(user_id))
+            about = state.about(user_id)
+            interests = about.interests_after([item for item, _ in acts], state.catalogue) if acts else about.interests
+            return self._explained(candidates, "towers" if known else "history", interests, about.by_category)
 
     def for_history(self, item_ids: Sequence[str], behaviours: Sequence[str], tags: Sequence[str], asked: Asked) -> list[Recommendation]:
         """Items for someone unknown, by what they did.
@@ -74,17 +92,23 @@ class Recommender:
         with self._telemetry.stage("explain"):
             return self._explained(candidates, "history", (), {})
 
+    async def _stored(self, user_id: str, asked: Asked) -> pa.Table:
+        if self._batcher is not None:
+            return await self._batcher.retrieve(user_id, asked.k, asked.beta, asked.filter_seen)
+        return self.state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen)
+
     def _explained(
         self, candidates: pa.Table, source: str, interests: Sequence[str], by_category: Mapping[str, str]
     ) -> list[Recommendation]:
         recommended: list[Recommendation] = []
         kinds: Counter[str] = Counter()
-        scores = candidates["score"].to_pylist()
-        for item_id, score in zip(candidates["item_id"].to_pylist(), scores, strict=True):
+        item_ids, scores = candidates["item_id"].to_pylist(), candidates["score"].to_pylist()
+        found = self.state.reasons.find_all(item_ids, interests)
+        self._telemetry.count_lookups(found.hits, found.misses, found.failed)
+        for item_id, score, reason in zip(item_ids, scores, found.reasons, strict=True):
             card = self.state.catalogue.card(item_id)
             if card is None:
                 continue
-            reason = self.state.reasons.find(item_id, interests)
             kinds[_kind(reason)] += 1
             interest = reason.interest if reason is not None and reason.interest else by_category.get(card.category)
             recommended.append(Recommendation(rank=len(recommended), score=score, item=card, interest=interest, reason=reason))

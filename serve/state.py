@@ -26,14 +26,14 @@ from serve.models import (
     Interests,
     ItemCard,
     MonthCount,
-    Reason,
     TagCard,
     Tags,
     UserCard,
     Users,
 )
+from serve.reasons import Reasons, ReasonsConfig
 
-TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation")
+TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation_store")
 
 
 class Grouped:
@@ -168,24 +168,6 @@ class Histories:
         return self._table[name].chunk(0)[self._row[user_id]].values
 
 
-class Reasons:
-    """Explanations by item and interest. In memory here; what a key-value store would have to answer is `find`."""
-
-    def __init__(self, explanations: pa.Table) -> None:
-        items, interests = explanations["item_id"].to_pylist(), explanations["interest"].to_pylist()
-        self._row = {key: row for row, key in enumerate(zip(items, interests, strict=True))}
-        self._texts = explanations["text"].combine_chunks()
-
-    def find(self, item_id: str, interests: Iterable[str]) -> Reason | None:
-        """The reason for the first interest that has one with this item, else the one that fits anybody, else None."""
-        for interest in interests:
-            row = self._row.get((item_id, interest))
-            if row is not None:
-                return Reason(text=self._texts[row].as_py(), interest=interest, fallback=False)
-        row = self._row.get((item_id, ""))
-        return Reason(text=self._texts[row].as_py(), interest=None, fallback=True) if row is not None else None
-
-
 @dataclass(frozen=True)
 class State:
     """Everything a request reads, from one set of artifact versions."""
@@ -201,9 +183,12 @@ class State:
     versions: dict[str, str]
 
     @classmethod
-    def load(cls, workspace: Workspace) -> State:
+    def load(cls, workspace: Workspace, reasons: ReasonsConfig | None = None) -> State:
         """Read the latest artifacts.
 
+        Args:
+            workspace: where they are.
+            reasons: where reasons are looked up; None is the workspace's own file.
         Raises:
             MissingArtifactError: an artifact does not stand; the message names it.
             WorkspaceError: one cannot be read.
@@ -217,7 +202,7 @@ class State:
             chunks=Grouped(artifacts["chunk"].read(columns=["user_id", "chunk", "start", "end"]), "user_id", ["chunk"]),
             interests=Grouped(artifacts["user_interest"].read(), "user_id", ["chunk", "rank"]),
             tags=Grouped(artifacts["tag"].read(), "user_id", ["rank"]),
-            reasons=Reasons(artifacts["explanation"].read()),
+            reasons=Reasons.open(artifacts["explanation_store"], reasons or ReasonsConfig()),
             retriever=retriever,
             versions={name: artifact.version for name, artifact in artifacts.items()} | dict(retriever.versions),
         )

@@ -31,6 +31,8 @@ class Telemetry:
         self._answers = self._counter("intently_answers_total", "Answers with recommendations, by who proposed the items.", "source")
         self._empty = self._counter("intently_empty_answers_total", "Answers without a single item.")
         self._unknown = self._counter("intently_unknown_candidates_total", "Candidates that the catalogue does not have.")
+        self._lookups = self._counter("intently_reason_lookups_total", "Items by whether their reasons were remembered.", "result")
+        self._failures = self._counter("intently_reason_failures_total", "Answers whose reasons could not be looked up.")
         self._events = self._counter("intently_events_total", "Events received, by what became of them.", "status")
         fallback = Gauge(
             "intently_fallback_share", "Share of recommended items whose reason fits anybody.", ["replica"], registry=self.registry
@@ -63,6 +65,13 @@ class Telemetry:
             self._empty.labels(self.replica).inc()
         if unknown_candidates:
             self._unknown.labels(self.replica).inc(unknown_candidates)
+
+    def count_lookups(self, hits: int, misses: int, failed: bool) -> None:
+        """Reasons were looked up for an answer: so many items were remembered, for so many the store was asked."""
+        self._lookups.labels(self.replica, "hit").inc(hits)
+        self._lookups.labels(self.replica, "miss").inc(misses)
+        if failed:
+            self._failures.labels(self.replica).inc()
 
     def count_events(self, written: int, duplicates: int) -> None:
         """Events were stored."""

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from intently.core.schema import CHUNK, EXPLANATION, HISTORY, ITEM, TAG, USER, USER_INTEREST
+from intently.core.schema import CHUNK, HISTORY, ITEM, TAG, USER, USER_INTEREST
 from intently.core.workspace import Workspace
 from intently.retrieval.towers import TowerConfig
 from intently.retrieval.training import TrainingConfig
 from PIL import Image, ImageDraw
 from ray import serve as ray_serve
 
-from benchmarks.serving import free_port, write_table, write_untrained_towers
+from benchmarks.serving import free_port, write_explanations, write_table, write_untrained_towers
 from serve.local import application, deploy
 
 GOODS = {
@@ -155,7 +155,7 @@ def write_tables(workspace: Workspace) -> None:
     write_table(workspace, "user_interest", USER_INTEREST, rows_of_interests())
     write_table(workspace, "tag", TAG, rows_of_tags())
     reasons = [{"item_id": item_id, "interest": interest, "text": text, "model": "hand"} for item_id, interest, text in REASONS]
-    write_table(workspace, "explanation", EXPLANATION, reasons)
+    write_explanations(workspace, reasons)
 
 
 @pytest.fixture

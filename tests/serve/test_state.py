@@ -1,18 +1,14 @@
-"""What a replica holds in memory: lookups by key, and the choice of a reason."""
+"""What a replica holds in memory: lookups by key."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 import pytest
 from intently.core.errors import MissingArtifactError
-from intently.core.schema import CHUNK, EXPLANATION
+from intently.core.schema import CHUNK
 from intently.core.workspace import Workspace
 
-from serve.state import Catalogue, Grouped, Histories, Reasons, State
-
-
-def reasons(*rows: tuple[str, str, str]) -> Reasons:
-    return Reasons(EXPLANATION.from_rows([{"item_id": i, "interest": n, "text": t, "model": "hand"} for i, n, t in rows]))
+from serve.state import Catalogue, Grouped, Histories, State
 
 
 def test_grouped_rows_of_a_key_lie_together_in_order() -> None:
@@ -29,14 +25,6 @@ def test_grouped_table_without_rows_knows_nobody() -> None:
     grouped = Grouped(CHUNK.empty(), "user_id", ["chunk"])
     assert len(grouped) == 0
     assert grouped.rows("a") == []
-
-
-def test_reason_is_the_first_interest_that_has_one() -> None:
-    found = reasons(("i", "x", "for x"), ("i", "y", "for y"), ("i", "", "for anybody"))
-    assert found.find("i", ["z", "y", "x"]).text == "for y"
-    assert found.find("i", ["z", "y", "x"]).interest == "y"
-    assert found.find("i", ["z"]).model_dump() == {"text": "for anybody", "interest": None, "fallback": True}
-    assert found.find("other", ["x"]) is None
 
 
 def test_catalogue_price_is_as_written_and_a_gone_item_is_none(tables: Workspace) -> None:
