@@ -13,6 +13,7 @@ import train_towers
 from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
 from intently.core.schema import CANDIDATE, HISTORY
 from intently.core.workspace import Workspace
+from intently.retrieval import retriever as retriever_module
 from intently.retrieval.retriever import STRANGER, TowerRetriever, UnknownUserError
 
 from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, item_of, put, user, write_world
@@ -128,6 +129,49 @@ def test_retrieve_history_of_a_stranger_follows_the_ring(retriever: TowerRetriev
     assert set(rows["user_id"].to_pylist()) == {STRANGER}
     assert item_of(1, 7) in rows["item_id"].to_pylist()
     assert not set(past) & set(retriever.retrieve_history(past, ["purchase"] * 4, k=36)["item_id"].to_pylist())
+
+
+def test_retrieve_excluded_items_do_not_come_and_leave_no_gaps(retriever: TowerRetriever) -> None:
+    first = retriever.retrieve([user(0), user(1)], k=3)
+    best = first["item_id"].to_pylist()
+    rows = retriever.retrieve([user(0), user(1)], k=3, exclude=[best[0], "no such item"]).to_pylist()
+    assert [row["rank"] for row in rows] == [0, 1, 2] * 2
+    assert rows[0]["item_id"] == best[1]
+    assert best[0] not in {row["item_id"] for row in rows}
+    past = [item_of(1, step) for step in (3, 4, 5, 6)]
+    found = retriever.retrieve_history(past, ["purchase"] * 4, k=36, exclude=[item_of(1, 7)])["item_id"].to_pylist()
+    assert len(found) == 36 - 5
+    assert item_of(1, 7) not in found
+
+
+def test_retrieve_many_excluded_items_become_a_filter(retriever: TowerRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever_module, "MOST_PAIRS", 4)
+    absent = [item_of(category, step) for category in (0, 1) for step in range(RING)]
+    rows = retriever.retrieve([user(2)], k=36, exclude=absent, filter_seen=False)
+    assert sorted(rows["item_id"].to_pylist()) == [item_of(2, step) for step in range(RING)]
+
+
+def test_retrieve_history_of_known_user_moves_with_the_session(retriever: TowerRetriever) -> None:
+    """User 0 stands at step 3 of the first ring; without events the answer is the user's own, after three more it is three steps on."""
+    same = retriever.retrieve_history([], [], k=5, user_id=user(0))
+    assert same["item_id"].equals(retriever.retrieve([user(0)], k=5)["item_id"])
+    assert set(same["user_id"].to_pylist()) == {user(0)}
+    session = [item_of(0, step) for step in (4, 5, 6)]
+    moved = retriever.retrieve_history(session, ["purchase"] * 3, k=36, beta=1.0, user_id=user(0))["item_id"].to_pylist()
+    assert moved[0] == item_of(0, 7)
+    assert not {item_of(0, step) for step in range(7)} & set(moved)
+    assert len(retriever.retrieve_history(session, ["purchase"] * 3, k=36, user_id=user(0), filter_seen=False)) == 36
+
+
+def test_retrieve_history_of_nobody_known_by_that_name_refused(retriever: TowerRetriever) -> None:
+    with pytest.raises(UnknownUserError, match="nobody"):
+        retriever.retrieve_history([], [], k=3, user_id="nobody")
+
+
+def test_retriever_loads_the_versions_that_are_named(line: Workspace, retriever: TowerRetriever) -> None:
+    assert TowerRetriever.load(line, retriever.versions).versions == retriever.versions
+    with pytest.raises(MissingArtifactError, match="fusion@000000000000"):
+        TowerRetriever.load(line, {"fusion": "000000000000"})
 
 
 def test_retrieve_history_tags_alone_find_their_category(retriever: TowerRetriever) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from intently.core.schema import REJECT, TABLES, Table
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
+COPIED_AT_ONCE = 1 << 24
 
 
 class Manifest(BaseModel):
@@ -133,6 +135,11 @@ class Workspace:
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a file whole or not at all. Raises WorkspaceError."""
         self._write(path, lambda stream: stream.write(content))
+
+    def write_file(self, path: str, source: Path) -> None:
+        """Copy a local file, whole or not at all, a few MiB at a time. Raises WorkspaceError."""
+        with source.open("rb") as content:
+            self._write(path, lambda stream: shutil.copyfileobj(content, stream, COPIED_AT_ONCE))
 
     def write_parquet(self, path: str, table: pa.Table) -> None:
         """Write a Parquet file whole or not at all. Raises WorkspaceError."""
@@ -263,7 +270,10 @@ class Stage:
 
     def put(self, filename: str, content: bytes | Path) -> None:
         """Put a file (a model, an index, a page) into the artifact."""
-        self.workspace.write_bytes(self._path(filename), content if isinstance(content, bytes) else content.read_bytes())
+        if isinstance(content, bytes):
+            self.workspace.write_bytes(self._path(filename), content)
+        else:
+            self.workspace.write_file(self._path(filename), content)
 
     def finish(self, metrics: Mapping[str, float] | None = None, notes: Mapping[str, str] | None = None) -> Artifact:
         """Write the manifest and let LATEST name this version."""
