@@ -48,7 +48,7 @@ from intently.retrieval.training import TrainingConfig, build_towers, read_tower
 
 from serve.app import create_app
 from serve.service import Service
-from serve.settings import ServeConfig
+from serve.settings import EventConfig, ServeConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 K = 20
@@ -201,7 +201,7 @@ def run_bare(root: str, port: int) -> None:
 
 def run_app(root: str, port: int) -> None:
     """The service's own application in the same bare server."""
-    service = Service.open(ServeConfig(workspace=root, event_log=f"{root}/event_log"), "bare")
+    service = Service.open(ServeConfig(workspace=root, events=EventConfig(folder=f"{root}/event_log")), "bare")
     uvicorn.run(create_app(service), port=port, log_level="warning", access_log=False)
 
 

@@ -8,20 +8,30 @@ without Ray, for a notebook or a plain ASGI server.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
 from ray import serve as ray_serve
 
+# Serve says nowhere else which address its proxies listen on.
+from ray.serve.context import _get_global_client as get_global_client
+
 from serve import problems
-from serve.routes import event_routes, item_routes, operations_routes, user_routes
+from serve.auth import describe
+from serve.gate import Gate
+from serve.reload import newest_versions
+from serve.routes import TABLES_HEADER, event_routes, item_routes, operations_routes, user_routes
 from serve.service import Service
 from serve.settings import ServeConfig
-from serve.state import TABLES
 from serve.telemetry import Measured
 
 PAGE = Path(__file__).parent / "page"
@@ -30,12 +40,31 @@ PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
 
 def create_app(service: Service) -> FastAPI:
-    """The HTTP application over one replica's parts."""
-    app = FastAPI(title="intently", version="1", summary="Recommendations with reasons, and the interests behind them.")
+    """The HTTP application over one replica's parts; while it runs it follows newer events and tables."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(title="intently", version="1", summary="Recommendations with reasons, and the interests behind them.", lifespan=lifespan)
     problems.install(app)
-    app.add_middleware(Measured, telemetry=service.telemetry, max_body_bytes=service.config.max_body_bytes)
+    config = service.config
+    # The last that is added is the outermost: origins, then measuring, then the gate.
+    app.add_middleware(Gate, keys=service.keys, limiter=service.limiter, max_in_flight=config.max_in_flight, timeout_s=config.timeout_s)
+    app.add_middleware(Measured, telemetry=service.telemetry, max_body_bytes=config.max_body_bytes)
+    if config.access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", TABLES_HEADER, "Retry-After"],
+        )
     for routes in (user_routes, item_routes, event_routes, operations_routes):
         app.include_router(routes(service))
+    if service.keys is not None:
+        document_keys(app)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -45,22 +74,49 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-@ray_serve.deployment(
-    name="intently",
-    max_ongoing_requests=64,
-    max_queued_requests=128,
-    backpressure_config={"status_code": 503, "retry_after_s": problems.RETRY_AFTER_S},
-)
+def document_keys(app: FastAPI) -> None:
+    """Let the OpenAPI document say which operations need a key, and how they refuse."""
+    make = app.openapi
+
+    def with_keys() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            describe(make(), {str(status): problems.response_object(status) for status in (401, 403, 429)})
+        return make()
+
+    app.openapi = with_keys  # type: ignore[method-assign]
+
+
+# Shedding is the gate's work (`ServeConfig.max_in_flight`), which answers with a problem: Ray's own limits only have to be wider.
+@ray_serve.deployment(name="intently", max_ongoing_requests=1000, max_queued_requests=-1)
 @ray_serve.ingress()
 class Ingress:
     """A replica: loads what it needs when it starts, and takes requests after that."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._service = Service.open(config, ray_serve.get_replica_context().replica_id.unique_id)
+        """
+        Raises:
+            ConfigError: the proxies listen beyond the loopback interface, and there are no keys.
+        """
+        context = ray_serve.get_replica_context()
+        if not config.access.has_keys:
+            require_loopback(proxy_host())
+        self._service = Service.open(config, context.replica_id.unique_id, context.world_size or 1)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application that Ray Serve puts behind its proxy."""
         return create_app(self._service)
+
+
+def proxy_host() -> str:
+    """The address that Serve's proxies listen on, as its controller has it."""
+    host = get_global_client().http_config.host
+    return host if host is not None else "127.0.0.1"
+
+
+def require_loopback(host: str) -> None:
+    """Raise ConfigError for an address that other machines reach."""
+    if host != "localhost" and not ip_address(host).is_loopback:
+        raise ConfigError("http_options.host", host, "without API keys (access.keys_file or access.keys_env) only 127.0.0.1 is served")
 
 
 def build(args: dict[str, Any]) -> ray_serve.Application:
@@ -71,7 +127,5 @@ def build(args: dict[str, Any]) -> ray_serve.Application:
         MissingArtifactError: a table is not in the workspace; found here, so that nobody waits for replicas that cannot start.
     """
     config = ServeConfig.parse(args)
-    workspace = Workspace.open(config.workspace)
-    for name in TABLES:
-        workspace.artifact(name)
+    newest_versions(Workspace.open(config.workspace))
     return Ingress.bind(config)  # type: ignore[attr-defined]

@@ -32,7 +32,7 @@ def application(workspace: str, event_log: str) -> ray_serve.Application:
         MissingArtifactError: a table is not in the workspace.
     """
     root = workspace if "://" in workspace else str(Path(workspace).absolute())
-    return build({"workspace": root, "event_log": str(Path(event_log).absolute())})
+    return build({"workspace": root, "events": {"folder": str(Path(event_log).absolute())}})
 
 
 def deploy(app: ray_serve.Application, port: int) -> str:

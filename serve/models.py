@@ -175,6 +175,7 @@ class HistoryEvent(Message):
     item_id: str | None
     query: str | None
     value: float | None = Field(description="stars of a rating")
+    session: bool = Field(description="true for an event that came in after the tables were made")
 
 
 class MonthCount(Message):
@@ -271,8 +272,33 @@ class EventReceipts(Message):
     events: list[EventReceipt]
 
 
+class ReloadOutcome(StrEnum):
+    """What came of a look for newer tables."""
+
+    CURRENT = "current"
+    """The newest tables are in use."""
+    LOADED = "loaded"
+    """Newer tables were found, and are in use now."""
+    WAITING = "waiting"
+    """Newer tables stand that were not made from each other: a pipeline is under way; the old ones answer."""
+    FAILED = "failed"
+    """Newer tables cannot be loaded; the old ones answer."""
+    LOADING = "loading"
+    """The look goes on; /readyz will say what came of it."""
+
+
+class Reload(Message):
+    """The last look for newer tables, and what is in use since."""
+
+    outcome: ReloadOutcome
+    detail: str = Field(description="why, in words")
+    at: datetime = Field(description="when it ended")
+    versions: dict[str, str] = Field(description="artifact → version that answers now")
+
+
 class Health(Message):
     """Whether the service works, and on which versions of which tables."""
 
     status: Literal["ok"]
     versions: dict[str, str] = Field(description="artifact → version; empty for the liveness check")
+    reload: Reload | None = Field(None, description="what the replica found when it last looked for newer tables")

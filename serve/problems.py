@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,11 @@ TITLES = {
     "strategy-not-built": "This strategy is not built yet",
     "body-too-large": "The request body is too large",
     "invalid-request": "The request is not valid",
+    "no-key": "The request has no API key that the service knows",
+    "wrong-scope": "The API key does not allow this",
+    "rate-limit": "The API key asks too often",
+    "busy": "The service is busy",
+    "timed-out": "The service took too long",
     "event-log-unavailable": "Events cannot be stored at the moment",
     "internal-error": "The service failed",
 }
@@ -51,6 +57,12 @@ def shown(value: object) -> JsonValue:
         return value
     text = value if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def response_object(status: int) -> dict[str, Any]:
+    """A refusal as OpenAPI describes it."""
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
 def install(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -22,13 +23,18 @@ from serve.models import (
     Problem,
     RecommendationRequest,
     Recommendations,
+    Reload,
+    ReloadOutcome,
     Strategy,
     Tags,
     Users,
 )
-from serve.problems import MEDIA_TYPE, refuse
+from serve.problems import refuse, response_object
 from serve.recommend import Asked
 from serve.service import Service
+
+TABLES_HEADER = "X-Tables"
+"""Response header: which set of tables answered, see reload.name_of."""
 
 UserId = Annotated[str, Path(description="User.user_id")]
 NumItems = Annotated[int, Query(ge=1, le=100, description="most items in the answer")]
@@ -52,20 +58,19 @@ Events = Annotated[
 
 def user_routes(service: Service) -> APIRouter:
     """What is known of a user, and what they are recommended."""
-    router = APIRouter(prefix="/v1/users", tags=["users"], responses=_problems(422))
-    state = service.state
+    router = APIRouter(prefix="/v1/users", tags=["users"], responses=_problems(422, 503))
 
     def known(user_id: str) -> str:
-        if user_id not in state.histories:
+        if user_id not in service.state.histories and user_id not in service.sessions:
             raise refuse(404, "unknown-user", "user_id", user_id, "no such user")
         return user_id
 
     @router.get("")
     async def users(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Users:
         """Some users, those with mined interests first."""
-        return state.some_users(limit)
+        return service.state.some_users(limit)
 
-    @router.get("/{user_id}/recommendations", responses=_problems(404, 501, 503))
+    @router.get("/{user_id}/recommendations", response_model=Recommendations, responses=_problems(404, 501))
     async def recommendations(
         request: Request,
         user_id: UserId,
@@ -73,37 +78,40 @@ def user_routes(service: Service) -> APIRouter:
         beta: Beta = None,
         strategy: Strategy = Strategy.TOWERS,
         filter_seen: FilterSeen = True,
-    ) -> Recommendations:
+    ) -> Response:
         """Items for a user, best first, each with its reason."""
         _built(strategy)
         asked = Asked(k, beta, filter_seen)
-        items = service.recommender.for_user(known(user_id), asked)
-        return Recommendations(
+        recommender, tables = service.recommender, service.tables
+        items = await recommender.for_user(known(user_id), asked, service.sessions.of(user_id))
+        answer = Recommendations(
             request_id=request.headers["x-request-id"],
             user_id=user_id,
             strategy=strategy,
-            beta=service.recommender.beta(asked),
+            beta=recommender.beta(asked),
             filter_seen=filter_seen,
             items=items,
         )
+        return _as_json(answer, service, tables)
 
-    @router.get("/{user_id}/explanations", responses=_problems(404, 503))
+    @router.get("/{user_id}/explanations", responses=_problems(404))
     async def explanations(user_id: UserId, k: NumItems = 20, beta: Beta = None) -> Explanations:
         """The reasons for the items that the user is recommended."""
         asked = Asked(k, beta, filter_seen=True)
-        found = service.recommender.for_user(known(user_id), asked)
+        recommender = service.recommender
+        found = await recommender.for_user(known(user_id), asked, service.sessions.of(user_id))
         reasons = [Explanation(rank=one.rank, item_id=one.item.item_id, title=one.item.title, reason=one.reason) for one in found]
-        return Explanations(user_id=user_id, beta=service.recommender.beta(asked), explanations=reasons)
+        return Explanations(user_id=user_id, beta=recommender.beta(asked), explanations=reasons)
 
     @router.get("/{user_id}/interests", responses=_problems(404))
     async def interests(user_id: UserId) -> Interests:
         """What the user wants and how it changed, oldest stretch of the history first."""
-        return state.interests_of(known(user_id))
+        return service.state.interests_of(known(user_id))
 
     @router.get("/{user_id}/tags", responses=_problems(404))
     async def tags(user_id: UserId) -> Tags:
         """The item tags predicted for the user."""
-        return state.tags_of(known(user_id))
+        return service.state.tags_of(known(user_id))
 
     @router.get("/{user_id}/history", responses=_problems(404))
     async def history(
@@ -111,8 +119,9 @@ def user_routes(service: Service) -> APIRouter:
         offset: Annotated[int, Query(ge=0, description="events to skip, from the newest")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> History:
-        """What the user did, newest first."""
-        return state.histories.page(known(user_id), offset, limit, state.catalogue)
+        """What the user did, newest first; what came in after the tables were made stands before the rest."""
+        state = service.state
+        return state.histories.page(known(user_id), offset, limit, state.catalogue, service.sessions.of(user_id))
 
     return router
 
@@ -120,34 +129,35 @@ def user_routes(service: Service) -> APIRouter:
 def item_routes(service: Service) -> APIRouter:
     """Pictures of items, and recommendations for a history that comes with the request."""
     router = APIRouter(prefix="/v1")
-    state = service.state
 
     @router.get("/items/{item_id}/image", tags=["items"], response_class=Response, responses=_problems(404) | _IMAGE)
     async def image(item_id: str) -> Response:
         """An item's picture."""
-        if item_id not in state.catalogue:
+        catalogue = service.state.catalogue
+        if item_id not in catalogue:
             raise refuse(404, "unknown-item", "item_id", item_id, "no such item")
-        picture = state.catalogue.image(item_id)
+        picture = catalogue.image(item_id)
         if picture is None:
             raise refuse(404, "no-image", "item_id", item_id, "the item has no picture")
         media_type = "image/png" if picture.startswith(b"\x89PNG") else "image/jpeg"
         return Response(picture, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
 
-    @router.post("/recommendations", tags=["users"], responses=_problems(422, 501, 503))
-    async def recommendations(request: Request, body: RecommendationRequest) -> Recommendations:
+    @router.post("/recommendations", tags=["users"], response_model=Recommendations, responses=_problems(413, 422, 501, 503))
+    async def recommendations(request: Request, body: RecommendationRequest) -> Response:
         """Items for someone whom the service does not know, by what they did. Items of the history are left out."""
         _built(body.strategy)
         asked = Asked(body.k, body.beta, filter_seen=True)
         item_ids, behaviours = [event.item_id for event in body.history], [event.behaviour.value for event in body.history]
-        items = service.recommender.for_history(item_ids, behaviours, body.tags, asked)
-        return Recommendations(
+        recommender, tables = service.recommender, service.tables
+        answer = Recommendations(
             request_id=request.headers["x-request-id"],
             user_id=None,
             strategy=body.strategy,
-            beta=service.recommender.beta(asked),
+            beta=recommender.beta(asked),
             filter_seen=True,
-            items=items,
+            items=recommender.for_history(item_ids, behaviours, body.tags, asked),
         )
+        return _as_json(answer, service, tables)
 
     return router
 
@@ -185,8 +195,17 @@ def operations_routes(service: Service) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz() -> Health:
-        """Tables and index are loaded; a replica takes no requests before."""
-        return Health(status="ok", versions=service.state.versions)
+        """Tables and index are loaded; a replica takes no requests before. `reload` says whether newer ones wait or cannot be loaded."""
+        return Health(status="ok", versions=service.state.versions, reload=service.reloader.last)
+
+    @router.post("/v1/admin/reload", responses=_problems(503))
+    async def reload() -> Reload:
+        """Let the replica that answers look for newer tables now, also for a set that it refused; the others look by themselves."""
+        look = asyncio.create_task(service.reloader.check(again=True))
+        await asyncio.wait({look}, timeout=0.8 * service.config.timeout_s)
+        if look.done():
+            return look.result()
+        return service.reloader.last.model_copy(update={"outcome": ReloadOutcome.LOADING, "detail": "ask /readyz what came of it"})
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
     async def metrics() -> Response:
@@ -202,7 +221,7 @@ def _built(strategy: Strategy) -> None:
 
 
 def _refuse_impossible(events: list[EventIn], now: datetime, service: Service) -> None:
-    config = service.config
+    config = service.config.events
     if len(events) > config.max_events:
         raise refuse(422, "invalid-request", "body", len(events), f"at most {config.max_events} events in one request")
     latest = now + timedelta(seconds=config.max_clock_ahead_s)
@@ -232,9 +251,15 @@ class _Line(BaseModel):
     received: datetime
 
 
+def _as_json(answer: Recommendations, service: Service, tables: str) -> Response:
+    """The answer, written once: FastAPI would check and convert every field again."""
+    with service.telemetry.stage("write"):
+        body = answer.__pydantic_serializer__.to_json(answer)
+    return Response(body, media_type="application/json", headers={TABLES_HEADER: tables})
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-    return {status: {"model": Problem, "content": {MEDIA_TYPE: {"schema": schema}}} for status in statuses}
+    return {status: {"model": Problem, **response_object(status)} for status in statuses}
 
 
 _IMAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "the picture"}}

@@ -6,8 +6,8 @@ loading: newer tables mean a new `State` in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from urllib.parse import quote
 
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.workspace import Artifact, Workspace
+from intently.data.days import Histories as StandingHistories
+from intently.data.days import open_histories
 from intently.retrieval.retriever import TowerRetriever
 
 from serve.models import (
@@ -32,8 +34,11 @@ from serve.models import (
     Users,
 )
 from serve.reasons import Reasons, ReasonsConfig
+from serve.session import SessionEvent
 
 TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation_store")
+MOST_REMEMBERED = 50_000
+"""Users of whom a replica remembers what the tables say."""
 
 
 class Grouped:
@@ -108,7 +113,7 @@ class Catalogue:
 
 
 class Histories:
-    """Users' behaviour by user id."""
+    """Users' behaviour by user id. Of users whom it does not know it has no events."""
 
     def __init__(self, histories: pa.Table) -> None:
         self._table = histories.combine_chunks()
@@ -134,16 +139,39 @@ class Histories:
         bearing = item_ids.is_valid()
         return item_ids.filter(bearing)[-last:].to_pylist(), behaviours.filter(bearing)[-last:].to_pylist()
 
-    def page(self, user_id: str, offset: int, limit: int, catalogue: Catalogue) -> History:
-        """`limit` events from the newest but `offset` backwards, and the whole history by month."""
-        total = self.length(user_id)
-        stop = max(0, total - offset)
-        start = max(0, stop - limit)
+    def beyond(self, user_id: str, session: Sequence[SessionEvent]) -> list[SessionEvent]:
+        """Those events of a session that the user's history does not have yet."""
+        if not session or user_id not in self._row:
+            return list(session)
+        ids = pa.array([event.event_id for event in session], pa.string())
+        stands = pc.is_in(ids, value_set=self._values(user_id, "event_ids")).to_pylist()
+        return [event for event, known in zip(session, stands, strict=True) if not known]
+
+    def page(self, user_id: str, offset: int, limit: int, catalogue: Catalogue, session: Sequence[SessionEvent] = ()) -> History:
+        """`limit` events from the newest but `offset` backwards, those of the session first, and the whole history by month."""
+        fresh = self.beyond(user_id, session)[::-1]
+        length = self.length(user_id)
+        total = length + len(fresh)
+        events = [
+            HistoryEvent(
+                event_id=event.event_id,
+                item_id=event.item_id,
+                item=catalogue.card(event.item_id),
+                behaviour=event.behaviour,
+                timestamp=event.timestamp,
+                query=event.query,
+                value=event.value,
+                session=True,
+            )
+            for event in fresh[offset : offset + limit]
+        ]
+        stop = max(0, total - max(offset, len(fresh)))
+        start = max(0, min(stop, total - offset - limit))
         columns = {
             name: self._values(user_id, name)[start:stop].to_pylist()[::-1]
             for name in ("event_ids", "item_ids", "behaviours", "timestamps", "queries", "values")
         }
-        events = [
+        events += [
             HistoryEvent(
                 event_id=event_id,
                 item_id=item_id,
@@ -152,20 +180,44 @@ class Histories:
                 timestamp=timestamp,
                 query=query,
                 value=value,
+                session=False,
             )
             for event_id, item_id, behaviour, timestamp, query, value in zip(*columns.values(), strict=True)
         ]
+        end = offset + limit
         return History(
-            user_id=user_id, total=total, next_offset=total - start if start else None, months=self._months(user_id), events=events
+            user_id=user_id, total=total, next_offset=end if end < total else None, months=self._months(user_id, fresh), events=events
         )
 
-    def _months(self, user_id: str) -> list[MonthCount]:
-        moments = self._values(user_id, "timestamps").to_numpy(zero_copy_only=False)
-        months, counts = np.unique(moments.astype("datetime64[M]"), return_counts=True)
+    def _months(self, user_id: str, fresh: Sequence[SessionEvent]) -> list[MonthCount]:
+        moments = self._values(user_id, "timestamps").to_numpy(zero_copy_only=False).astype("datetime64[M]")
+        recent = np.array([event.timestamp.replace(tzinfo=None) for event in fresh], "datetime64[M]")
+        months, counts = np.unique(np.concatenate([moments, recent]), return_counts=True)
         return [MonthCount(month=_first_day(month), events=int(count)) for month, count in zip(months, counts, strict=True)]
 
     def _values(self, user_id: str, name: str) -> pa.Array:
-        return self._table[name].chunk(0)[self._row[user_id]].values
+        column = self._table[name].chunk(0)
+        row = self._row.get(user_id)
+        return column.values[:0] if row is None else column[row].values
+
+
+@dataclass(frozen=True)
+class About:
+    """What the tables say of a user, as answers need it.
+
+    Attributes:
+        interests: the newest stretch first; within one, fading interests come last.
+        by_category: item category → the interest of the user's best tag in it.
+    """
+
+    interests: tuple[str, ...]
+    by_category: Mapping[str, str]
+
+    def interests_after(self, item_ids: Sequence[str], catalogue: Catalogue) -> list[str]:
+        """The same interests, those first whose category a session's items (oldest first) fall into, the newest before the others."""
+        cards = [catalogue.card(item_id) for item_id in reversed(item_ids)]
+        touched = [self.by_category[card.category] for card in cards if card is not None and card.category in self.by_category]
+        return list(dict.fromkeys([*touched, *self.interests]))
 
 
 @dataclass(frozen=True)
@@ -181,31 +233,50 @@ class State:
     reasons: Reasons
     retriever: TowerRetriever
     versions: dict[str, str]
+    remembered: dict[str, About] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, workspace: Workspace, reasons: ReasonsConfig | None = None) -> State:
-        """Read the latest artifacts.
+    def load(cls, workspace: Workspace, reasons: ReasonsConfig | None = None, versions: Mapping[str, str] | None = None) -> State:
+        """Read artifacts.
 
         Args:
             workspace: where they are.
             reasons: where reasons are looked up; None is the workspace's own file.
+            versions: artifact → version of everything that is read, `history_day` where days were appended; None takes the latest.
         Raises:
             MissingArtifactError: an artifact does not stand; the message names it.
             WorkspaceError: one cannot be read.
         """
-        artifacts: dict[str, Artifact] = {name: workspace.artifact(name) for name in TABLES}
-        retriever = TowerRetriever.load(workspace)
+        wanted = versions or {}
+        artifacts: dict[str, Artifact] = {name: workspace.artifact(name, wanted.get(name)) for name in TABLES}
+        retriever = TowerRetriever.load(workspace, versions)
+        histories = open_histories(workspace, versions)
         return cls(
             catalogue=Catalogue(artifacts["item"].read()),
-            histories=Histories(artifacts["history"].read()),
+            histories=Histories(pa.concat_tables([rows for _, rows in histories.iter_parts()])),
             attributes=Grouped(artifacts["user"].read(), "user_id"),
             chunks=Grouped(artifacts["chunk"].read(columns=["user_id", "chunk", "start", "end"]), "user_id", ["chunk"]),
             interests=Grouped(artifacts["user_interest"].read(), "user_id", ["chunk", "rank"]),
             tags=Grouped(artifacts["tag"].read(), "user_id", ["rank"]),
             reasons=Reasons.open(artifacts["explanation_store"], reasons or ReasonsConfig()),
             retriever=retriever,
-            versions={name: artifact.version for name, artifact in artifacts.items()} | dict(retriever.versions),
+            versions=dict(versions) if versions else _versions(artifacts.values(), histories) | dict(retriever.versions),
         )
+
+    def about(self, user_id: str) -> About:
+        """What the tables say of a user; remembered, because it does not change."""
+        if user_id not in self.remembered:
+            if len(self.remembered) >= MOST_REMEMBERED:
+                self.remembered.clear()
+            self.remembered[user_id] = About(tuple(self.current_interests(user_id)), self.interest_of_category(user_id))
+        return self.remembered[user_id]
+
+    def session_acts(self, user_id: str, session: Sequence[SessionEvent]) -> list[tuple[str, str]]:
+        """(item id, behaviour) of a session's events on items of the catalogue that the tables do not have yet, oldest first."""
+        if not session:
+            return []
+        fresh = self.histories.beyond(user_id, session)
+        return [(event.item_id, event.behaviour) for event in fresh if event.item_id is not None and event.item_id in self.catalogue]
 
     def current_interests(self, user_id: str) -> list[str]:
         """The user's interests, the newest stretch first; within one, fading interests come last."""
@@ -262,6 +333,10 @@ class State:
             for user_id in ordered
         ]
         return Users(total=len(self.histories), users=cards)
+
+
+def _versions(artifacts: Iterable[Artifact], histories: StandingHistories) -> dict[str, str]:
+    return {artifact.name: artifact.version for artifact in (*artifacts, *histories.days[-1:])}
 
 
 def _first_day(month: np.datetime64) -> date:

@@ -38,9 +38,14 @@ class Telemetry:
             "intently_fallback_share", "Share of recommended items whose reason fits anybody.", ["replica"], registry=self.registry
         )
         fallback.labels(replica).set_function(self._fallback_share)
-        artifacts = Gauge("intently_artifact_info", "Versions in use.", ["replica", "artifact", "version"], registry=self.registry)
+        self._artifacts = Gauge("intently_artifact_info", "Versions in use.", ["replica", "artifact", "version"], registry=self.registry)
+        self.use_versions(versions)
+
+    def use_versions(self, versions: Mapping[str, str]) -> None:
+        """Other tables are in use from now on."""
+        self._artifacts.clear()
         for artifact, version in versions.items():
-            artifacts.labels(replica, artifact, version).set(1)
+            self._artifacts.labels(self.replica, artifact, version).set(1)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

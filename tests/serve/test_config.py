@@ -35,8 +35,8 @@ def test_build_unknown_argument_names_it() -> None:
 
 
 def test_build_wrong_value_names_field_and_value() -> None:
-    with pytest.raises(ConfigError, match=r"dedupe_days = 0"):
-        build({"dedupe_days": 0})
+    with pytest.raises(ConfigError, match=r"events.dedupe_days = 0"):
+        build({"events": {"dedupe_days": 0}})
 
 
 def test_build_without_a_table_names_the_artifact(workspace: Workspace) -> None:

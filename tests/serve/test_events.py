@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from intently.core.errors import WorkspaceError
 
-from serve.events import EventLog, EventWriter, Record, read_events
+from serve.events import EventLog, FileStore, Record, read_events
 
 WRITER = """
 import sys
@@ -119,10 +119,12 @@ def test_log_of_killed_process_holds_every_acknowledged_event(tmp_path: Path) ->
 
 def test_writer_requests_side_by_side_each_get_their_own_answer(tmp_path: Path) -> None:
     async def send() -> list[list[bool]]:
-        writer = EventWriter(EventLog(tmp_path, dedupe_days=7))
+        writer = FileStore(EventLog(tmp_path, dedupe_days=7), heard.extend)
         return await asyncio.gather(*(writer.append([record(f"e{number}"), record("shared")]) for number in range(40)))
 
+    heard: list[dict] = []
     answers = asyncio.run(send())
+    assert [event["event_id"] for event in heard] == ids(tmp_path)
     assert all(first for first, _ in answers)
     assert sum(second for _, second in answers) == 1
     assert sorted(ids(tmp_path)) == sorted([f"e{number}" for number in range(40)] + ["shared"])
@@ -130,10 +132,34 @@ def test_writer_requests_side_by_side_each_get_their_own_answer(tmp_path: Path) 
 
 def test_writer_on_full_disk_tells_everybody_who_waits(tmp_path: Path) -> None:
     async def send() -> list[list[bool] | BaseException]:
-        writer = EventWriter(EventLog(tmp_path, dedupe_days=7))
+        writer = FileStore(EventLog(tmp_path, dedupe_days=7), heard.extend)
         return await asyncio.gather(*(writer.append([record(f"e{number}")]) for number in range(5)), return_exceptions=True)
+
+    heard: list[dict] = []
 
     with disk_full_after(4):
         answers = asyncio.run(send())
     assert [type(answer) for answer in answers] == [WorkspaceError] * 5
-    assert ids(tmp_path) == []
+    assert ids(tmp_path) == [] == heard
+
+
+def test_store_tells_of_what_another_replica_wrote_once_and_in_order(tmp_path: Path) -> None:
+    async def send() -> None:
+        first, second = (FileStore(EventLog(tmp_path, dedupe_days=7), heard.extend) for heard in (ours, theirs))
+        await first.append([record("a"), record("b")])
+        await second.append([record("c"), record("a")])
+        await first.catch_up()
+        await first.catch_up()
+
+    ours: list[dict] = []
+    theirs: list[dict] = []
+    asyncio.run(send())
+    assert [event["event_id"] for event in ours] == ["a", "b", "c"]
+    assert [event["event_id"] for event in theirs] == ["a", "b", "c"]
+
+
+def test_store_that_opens_a_log_tells_of_its_recent_events(tmp_path: Path) -> None:
+    EventLog(tmp_path, dedupe_days=7).append([record("a")])
+    heard: list[dict] = []
+    FileStore(EventLog(tmp_path, dedupe_days=7), heard.extend)
+    assert [event["event_id"] for event in heard] == ["a"]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from intently.core.workspace import Workspace
-from ray import serve as ray_serve
 
-from serve.app import Ingress
 from serve.client import Client, ServiceError
 from serve.events import read_events
-from serve.settings import ServeConfig
 
 TAKEN_BY_ADA = {"i00", "i02", "i04", "i05", "i09"}
 ADAS_INTERESTS = ["baking sourdough at home", "hiking in wet weather", "running on trails"]
@@ -338,21 +332,3 @@ def test_client_answers_and_raises_what_the_service_says(address: str) -> None:
         assert len(client.explanations("ada", k=2)["explanations"]) == 2
         with pytest.raises(ServiceError, match=r"404.*'nobody'"):
             client.recommend("nobody")
-
-
-def test_full_queue_is_503_with_retry_after_and_the_waiting_are_answered(address: str, served: Workspace, tmp_path: Path) -> None:
-    config = ServeConfig(workspace=served.root, event_log=str(tmp_path / "log"))
-    tight = Ingress.options(max_ongoing_requests=1, max_queued_requests=1, ray_actor_options={"num_cpus": 0.1})
-    ray_serve.run(tight.bind(config), name="tight", route_prefix="/tight", logging_config={"enable_access_log": False})
-    tight_address = f"{address}tight/v1/events"
-    # Whoever holds the log's lock holds up every request that writes.
-    with (tmp_path / "log" / ".lock").open("ab") as lock, ThreadPoolExecutor(8) as pool:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = [pool.submit(httpx.post, tight_address, json=cart(f"t{number}"), timeout=120) for number in range(8)]
-        refused = [future.result() for future in islice(as_completed(waiting), 3)]
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        statuses = sorted(future.result().status_code for future in waiting)
-    ray_serve.delete("tight")
-    assert {(response.status_code, response.headers["retry-after"]) for response in refused} == {(503, "1")}
-    assert statuses[0] == 200 and set(statuses) == {200, 503}
-    assert len(list(read_events(tmp_path / "log"))) == statuses.count(200)

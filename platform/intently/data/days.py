@@ -13,7 +13,7 @@ one version of `history`: a full ingest begins anew, with none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -71,16 +71,20 @@ class Histories:
             yield part, self.read(part)
 
 
-def open_histories(workspace: Workspace) -> Histories:
+def open_histories(workspace: Workspace, versions: Mapping[str, str] | None = None) -> Histories:
     """The standing `history` with the days that extend this very version of it.
 
+    Args:
+        workspace: where they stand.
+        versions: version of `history`, and of `history_day` where the days up to one are wanted; None takes the latest of both.
     Raises:
         MissingArtifactError: nobody has written a history yet.
     """
-    base = workspace.artifact("history")
-    if workspace.latest_version(ARTIFACT) is None:
+    base = workspace.artifact("history", versions["history"] if versions else None)
+    day = versions.get(ARTIFACT) if versions is not None else workspace.latest_version(ARTIFACT)
+    if day is None:
         return Histories(base, ())
-    latest = workspace.artifact(ARTIFACT)
+    latest = workspace.artifact(ARTIFACT, day)
     listed = json.loads(workspace.read_bytes(workspace.path(ARTIFACT, latest.version, DAYS)))
     if listed["history"] != base.version:
         return Histories(base, ())

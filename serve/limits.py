@@ -1,0 +1,96 @@
+"""Rate limits: a token bucket a key, over all replicas.
+
+With Redis the bucket lies there and a replica takes tokens from it in small lots (a twentieth of a second's worth), so that most requests
+cost no round trip: together the replicas never grant more than the bucket holds; a lot that is not used up within a second is lost, which
+can refuse a caller at most `replicas × lot` requests a second early. Without Redis, or while it does not answer, every replica grants its
+own share, rate / replicas, which is the limit as far as the proxy spreads a caller's requests evenly.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from serve.auth import ApiKey
+
+LOTS_PER_S = 20
+LOT_LIFE_S = 1.0
+TAKE = """
+local now = redis.call('TIME')
+local at = tonumber(now[1]) + tonumber(now[2]) / 1e6
+local rate, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local tokens = burst
+if bucket[1] then tokens = math.min(burst, tonumber(bucket[1]) + (at - tonumber(bucket[2])) * rate) end
+local granted = math.min(wanted, math.floor(tokens))
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens - granted), 'at', tostring(at))
+redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * burst / rate) + 1000)
+return {granted, tostring((1 - (tokens - granted)) / rate)}
+"""
+
+
+@dataclass
+class _Bucket:
+    tokens: float
+    at: float
+
+
+@dataclass
+class _Lot:
+    tokens: int
+    until: float
+
+
+class Limiter:
+    """Says whether a request of a key may pass. For one event loop."""
+
+    def __init__(self, replicas: int, redis: Any | None, prefix: str) -> None:
+        """
+        Args:
+            replicas: how many replicas share the limit when there is no Redis.
+            redis: an asyncio client of the shared server, or None.
+            prefix: of the keys there.
+        """
+        self._replicas, self._prefix = max(1, replicas), prefix
+        self._take = redis.register_script(TAKE) if redis is not None else None
+        self._buckets: dict[str, _Bucket] = {}
+        self._lots: dict[str, _Lot] = {}
+
+    async def wait_s(self, key: ApiKey) -> float:
+        """0 if the request may pass now, else how many seconds to wait before the next try."""
+        if self._take is None:
+            return self._local(key)
+        now = time.monotonic()
+        lot = self._lots.get(key.sha256)
+        if lot is not None and lot.tokens > 0 and now < lot.until:
+            lot.tokens -= 1
+            return 0.0
+        wanted = max(1, min(key.burst, int(key.requests_per_s / LOTS_PER_S)))
+        try:
+            granted, wait = await self._take(keys=[f"{self._prefix}:limit:{key.sha256[:16]}"], args=[key.requests_per_s, key.burst, wanted])
+        except RedisError:
+            return self._local(key)
+        if granted:
+            self._lots[key.sha256] = _Lot(int(granted) - 1, now + LOT_LIFE_S)
+            return 0.0
+        return max(float(wait), 0.001)
+
+    def _local(self, key: ApiKey) -> float:
+        rate, burst = key.requests_per_s / self._replicas, max(1.0, key.burst / self._replicas)
+        now = time.monotonic()
+        bucket = self._buckets.setdefault(key.sha256, _Bucket(burst, now))
+        bucket.tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
+        bucket.at = now
+        if bucket.tokens >= 1:
+            bucket.tokens -= 1
+            return 0.0
+        return (1 - bucket.tokens) / rate
+
+
+def retry_after(wait_s: float) -> str:
+    """The Retry-After header: whole seconds, at least one."""
+    return str(max(1, math.ceil(wait_s)))
