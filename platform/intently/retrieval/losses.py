@@ -47,7 +47,7 @@ def softmax_loss(
     """
     if not len(queries):
         return candidates.sum() * 0
-    logits = queries @ candidates.T / temperature - log_q
+    logits = torch.addmm(-log_q, queries / temperature, candidates.T)
     if hidden is not None:
         logits = logits.masked_fill(hidden, -torch.inf)
     losses = F.cross_entropy(logits, positives, reduction="none")
