@@ -28,11 +28,12 @@ from intently.alignment.truth import Wish, histories, read_truth
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.simulator import Simulation, SimulatorConfig, query_themes, simulate
 from intently.data.world import SEASONS, THEMES
-from intently.interests.explanations import broken_rule
 from intently.interests.phrases import BrandFinder, normalise
+from intently.interests.reason_rules import ReasonRules, RuleConfig
 from intently.interests.tags import bounded_task
 from intently.llm.answer import Question, answer
 from intently.llm.contract import Engine, Request, Sampling
+from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
 from intently.llm.tasks import TASKS, AnswerError, ExplanationText, ItemTags, UserInterests
 
@@ -189,12 +190,15 @@ def tag_quality(engine: Engine, world: HeldOut, num_people: int, num_tags: int =
 def explanation_quality(engine: Engine, world: HeldOut, num_items: int) -> dict[str, float]:
     """Shares of explanations that follow the schema, keep the pipeline's own rules, and name no feature that the item lacks."""
     rng = np.random.default_rng(0)
-    items = world.simulation.items.select(["title", "category", "brand", "price", "attributes", "description"]).to_pylist()
+    items = world.simulation.items.select(["title", "category", "categories", "brand", "price", "attributes", "description"]).to_pylist()
     chosen = rng.choice(len(items), size=min(num_items, len(items)), replace=False).tolist()
     asked = [None if rng.random() < 0.3 else THEMES[world.simulation.item_themes[row]].phrase for row in chosen]
-    pairs = zip(chosen, asked, strict=True)
-    questions = [Question(str(row), {"item": items[row], "interest": interest}, Sampling(max_tokens=128)) for row, interest in pairs]
-    brands = BrandFinder(world.simulation.items["brand"].to_pylist())
+    asked_of = dict(zip(chosen, asked, strict=True))
+    questions = [
+        Question(str(row), {"item": items[row], "interest": interest}, Sampling(max_tokens=128)) for row, interest in asked_of.items()
+    ]
+    encodes = TextEncoder(EncoderConfig())
+    rules = ReasonRules(world.simulation.items, [theme.phrase for theme in THEMES], encodes.is_word, RuleConfig())
     modifiers = {modifier for theme in THEMES for modifier in theme.modifiers if "-" in modifier}
     checks: dict[str, list[bool]] = {"valid": [], "rules": [], "features_true": []}
     for row, outcome in zip(chosen, answer(engine, questions, TASKS["explanation"]), strict=True):
@@ -202,7 +206,7 @@ def explanation_quality(engine: Engine, world: HeldOut, num_items: int) -> dict[
         if isinstance(outcome.answer, ExplanationText):
             text = outcome.answer.explanation
             facts = json.dumps(items[row]).lower()
-            checks["rules"].append(broken_rule(text, items[row], brands, 0.8) is None)
+            checks["rules"].append(rules.broken(text, items[row], asked_of[row] or "") is None)
             checks["features_true"].append(all(modifier in facts for modifier in modifiers if modifier in text.lower()))
     return {name: float(np.mean(values or [0])) for name, values in checks.items()}
 

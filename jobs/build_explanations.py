@@ -17,6 +17,7 @@ from intently.core.schema import EXPLANATION
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
 from intently.interests.explanations import ExplanationConfig
+from intently.interests.reason_rules import REVISION
 from intently.interests.reason_store import FILENAME, write_reasons
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import Explainer
@@ -78,7 +79,7 @@ JOB = Job(
     reads=("user_interest", "item", "tag"),
     writes={"explanation": EXPLANATION, "explanation_store": None},
     run=run,
-    fingerprint=lambda config: TASKS["explanation"].fingerprint,
+    fingerprint=lambda config: f"{TASKS['explanation'].fingerprint}-{REVISION}",
 )
 
 if __name__ == "__main__":

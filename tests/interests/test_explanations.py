@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from intently.core.schema import TAG, USER_INTEREST
-from intently.interests.explanations import (
-    ExplanationConfig,
-    broken_rule,
-    explain,
-    interest_categories,
-    pairs_of_part,
-    plan_pairs,
-)
-from intently.interests.phrases import BrandFinder
+from intently.interests.explanations import ExplanationConfig, explain, interest_categories, pairs_of_part, plan_pairs
+from intently.interests.reason_rules import ReasonRules, RuleConfig
 from intently.llm.contract import Request
 from intently.llm.encoder import TextEncoder
 from intently.llm.engines.scripted import ScriptedEngine
@@ -73,34 +65,20 @@ def test_pairs_of_part_every_pair_lies_in_exactly_one(interests: pa.Table, tags:
     assert set.union(*map(pairs_of, parts)) == pairs_of(pairs)
 
 
-GUITAR: dict[str, Any] = {
-    "title": "Lira Nova spruce acoustic guitar",
-    "category": "Music",
-    "brand": "Lira Nova",
-    "price": 210.0,
-    "attributes": ["strings: 6"],
-    "description": "A full-size guitar for players of 2,500 songs.",
-}
+def test_plan_pairs_leave_out_what_is_far_from_the_interest_and_categories_that_are_rare_in_it(
+    interests: pa.Table, tags: pa.Table, items: pa.Table, encoder: TextEncoder
+) -> None:
+    everything = {("", item) for item in items["item_id"].to_pylist()}
+    # A third of hiking's evidence is in Music: without the similarity, and with a low enough share, its items count.
+    loose = ExplanationConfig(min_similarity=-1, min_category_share=0.3)
+    assert ("mountain hiking", "strings") in pairs_of(plan_pairs(interests, tags, items, encoder, loose))
+    strict = ExplanationConfig(min_similarity=-1, min_category_share=0.4)
+    assert ("mountain hiking", "strings") not in pairs_of(plan_pairs(interests, tags, items, encoder, strict))
+    assert pairs_of(plan_pairs(interests, tags, items, encoder, ExplanationConfig(min_similarity=1))) == everything
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("Its spruce top suits evenings of quiet playing, with 6 strings for 210.00.", None),
-        ("A Lira Nova for whoever knows 2500 songs.", None),
-        ("Too short", "not 10 to 200 characters"),
-        ("long " * 41, "not 10 to 200 characters"),
-        ("Comes with 12 strings for full chords.", "a number that is no fact of the item"),
-        ("Sounds as warm as any Ostro guitar does.", "names another brand"),
-        ("Spruce acoustic guitar, Lira Nova!", "repeats the title"),
-        ("A warm warm sound for quiet evenings.", "runs in circles"),
-        ("Take your playing to the next level with warm tone.", "a cliché"),
-        ("A MUST-HAVE for every player of warm songs.", "a cliché"),
-        ("This guitar is a must-have for quiet evenings.", "a cliché"),
-    ],
-)
-def test_broken_rule_each_rule(text: str, reason: str | None) -> None:
-    assert broken_rule(text, GUITAR, BrandFinder(["Lira Nova", "Ostro"]), 0.8) == reason
+def rules_of(items: pa.Table) -> ReasonRules:
+    return ReasonRules(items, ["mountain hiking"], str.isascii, RuleConfig())
 
 
 def test_explain_nonsense_and_broken_rules_become_rejects(items: pa.Table) -> None:
@@ -108,21 +86,35 @@ def test_explain_nonsense_and_broken_rules_become_rejects(items: pa.Table) -> No
         question = request.messages[1]["content"]
         if "kettle" in question:
             return "{}"
-        told = "Strong leather keeps feet dry" if "interested in: mountain hiking" in question else "Well made, with 99 pockets"
+        told = "Strong leather keeps feet dry" if "interested in: mountain hiking" in question else "Leather, with 99 pockets"
         return json.dumps({"explanation": told + "  on any day."})
 
     pairs = pa.table({"item_id": ["boots", "boots", "kettle"], "interest": ["mountain hiking", "", ""]})
-    explained = explain(pairs, items, BrandFinder.of_items(items), ScriptedEngine(respond), ExplanationConfig())
-    assert explained.explanations.to_pylist() == [
-        {
-            "item_id": "boots",
-            "interest": "mountain hiking",
-            "text": "Strong leather keeps feet dry on any day.",
-            "model": "scripted:function",
-        }
-    ]
+    explained = explain(pairs, items, rules_of(items), ScriptedEngine(respond), ExplanationConfig(max_attempts=1))
+    assert {(row["item_id"], row["interest"], row["text"], row["model"]) for row in explained.explanations.to_pylist()} == {
+        ("boots", "mountain hiking", "Strong leather keeps feet dry on any day.", "scripted:function"),
+        # Nothing passed: what fits anybody is made of the facts; the kettle's row has none.
+        ("boots", "", "Hiking; material: leather.", "rule"),
+    }
     assert {row["row"]: row["reason"] for row in explained.rejects.to_pylist()} == {
-        "boots/": "a number that is no fact of the item",
-        "kettle/": "explanation: Field required",
+        "boots/#1": "a number that is no fact of the item",
+        "kettle/#1": "explanation: Field required",
     }
     assert (explained.usage.questions, explained.usage.valid, explained.usage.repairs) == (3, 2, 1)
+    assert explained.counts == {"pairs": 3, "passed": 1, "passed_at_once": 1, "from_facts": 1}
+
+
+def test_explain_refused_pairs_are_drawn_again_with_other_seeds_until_one_passes(items: pa.Table) -> None:
+    drawn: list[tuple[float, int | None]] = []
+
+    def respond(request: Request) -> str:
+        drawn.append((request.sampling.temperature, request.sampling.seed))
+        pockets = "with 99 pockets" if request.sampling.seed != 3 else "of strong leather"
+        return json.dumps({"explanation": f"Hiking boots {pockets}, for long ways."})
+
+    pairs = pa.table({"item_id": ["boots"], "interest": ["mountain hiking"]})
+    explained = explain(pairs, items, rules_of(items), ScriptedEngine(respond), ExplanationConfig(max_attempts=5, retry_temperature=0.5))
+    assert drawn == [(0.0, None), (0.5, 2), (0.5, 3)]
+    assert explained.explanations["text"].to_pylist() == ["Hiking boots of strong leather, for long ways."]
+    assert explained.rejects["row"].to_pylist() == ["boots/mountain hiking#1", "boots/mountain hiking#2"]
+    assert explained.counts == {"pairs": 1, "passed": 1, "passed_at_once": 0, "from_facts": 0}

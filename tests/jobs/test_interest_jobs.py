@@ -13,6 +13,7 @@ import pytest
 from intently.core.config import Config
 from intently.core.schema import CHUNK, HISTORY, ITEM, Table
 from intently.core.workspace import Artifact, Workspace, open_stage
+from intently.interests.reason_store import FILENAME, LmdbReasons
 from intently.interests.workers import UserMiner
 from intently.llm.engines.scripted import ScriptedConfig
 
@@ -33,7 +34,7 @@ def tags(*names: str) -> str:
 
 SCRIPT = ScriptedConfig(
     replies={
-        "Item: Trekking poles": json.dumps({"explanation": "Takes weight off the knees on steep ways."}),
+        "Item: Trekking poles": json.dumps({"explanation": "Poles take weight off the knees on steep ways."}),
         "Item: Leather hiking boots": json.dumps({"explanation": "Now with 40 pockets for the hills."}),
         "Tags wanted": tags("warm hiking boots", "Brenna boots"),
         "bob walks": "this is no JSON",
@@ -93,11 +94,16 @@ def test_interest_jobs_one_after_the_other_write_checked_tables(inputs: Workspac
     assert predicted.manifest.reject_reasons == {"names a brand": 3}
     assert (predicted.manifest.metrics["questions"], predicted.manifest.metrics["users_below_min_tags"]) == (3, 3)
 
-    explained = build_explanations.run(settings(build_explanations, num_parts=2), inputs)
+    asked = {"max_attempts": 2, "min_similarity": 0}
+    explained = build_explanations.run(settings(build_explanations, num_parts=2, explanations=asked), inputs)
     found = {(row["interest"], row["item_id"]) for row in explained.read().to_pylist()}
     assert found == {("", "poles"), ("mountain hiking", "poles"), ("long walks", "poles")}
-    assert explained.manifest.reject_reasons == {"a number that is no fact of the item": 3}
-    assert explained.manifest.metrics["questions"] == 6
+    assert explained.manifest.reject_reasons == {"a number that is no fact of the item": 6}
+    figures = {name: explained.manifest.metrics[name] for name in ("questions", "pairs", "passed", "passed_at_once", "from_facts")}
+    assert figures == {"questions": 9, "pairs": 6, "passed": 3, "passed_at_once": 3, "from_facts": 0}
+    store = LmdbReasons(inputs.artifact("explanation_store").fetch(FILENAME), "any")
+    text = "Poles take weight off the knees on steep ways."
+    assert store.records("any", ["poles", "boots"]) == [{"": text, "long walks": text, "mountain hiking": text}, {}]
 
 
 def test_mine_user_interests_killed_after_a_part_goes_on_and_gives_the_same(inputs: Workspace, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ for a user.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from intently.core.config import Config
 from intently.core.protocols import TextEncoder
 from intently.core.schema import EXPLANATION, REJECT
 from intently.interests.asking import ask, refusal, refuse
-from intently.interests.phrases import BrandFinder, normalise, stutters, words
+from intently.interests.reason_rules import ReasonRules, RuleConfig
 from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts, nearest
 from intently.llm.answer import Question
@@ -30,29 +29,10 @@ from intently.llm.tasks import TASKS, ExplanationText
 STAGE = "explanation"
 ANYBODY = ""
 """The interest of a reason that fits anybody."""
-
-CLICHES = (
-    "a must have",
-    "must have item",
-    "game changer",
-    "look no further",
-    "next level",
-    "elevate your",
-    "treat yourself",
-    "you deserve",
-    "stand out from the crowd",
-    "makes a great gift for anyone",
-    "perfect for everyone",
-    "something for everyone",
-    "best of the best",
-    "one of a kind",
-    "unleash your",
-    "like never before",
-)
-"""Wordings, normalised, that say nothing about the item."""
-
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
+BY_RULE = "rule"
+"""The model of a reason that was made of the item's facts."""
+ASKED = ["item_id", "title", "category", "categories", "brand", "price", "attributes", "description"]
+"""What the question and the rules see of an item."""
 
 
 class ExplanationConfig(Config):
@@ -61,8 +41,16 @@ class ExplanationConfig(Config):
     items_per_interest: int = Field(10, ge=0, description="items that each distinct interest is explained for, closest first")
     categories_per_interest: int = Field(3, ge=1, description="the most frequent categories of an interest's evidence and tags")
     max_interests: int | None = Field(None, ge=1, description="only the interests of the most users; None takes all")
-    title_overlap: float = Field(0.8, ge=0, le=1, description="share of common words from which a text merely repeats the title")
+    min_category_share: float = Field(
+        0.2, ge=0, le=1, description="of them, those with at least this share of the interest's evidence and tags"
+    )
+    min_similarity: float = Field(
+        0.3, ge=-1, le=1, description="cosine of interest and item below which the two have nothing to do with each other"
+    )
+    rules: RuleConfig = Field(RuleConfig(), description="where the rules draw their lines")
     sampling: Sampling = Field(Sampling(max_tokens=128), description="how answers are drawn")
+    max_attempts: int = Field(4, ge=1, description="texts drawn for a pair until one passes the rules; the first as `sampling` says")
+    retry_temperature: float = Field(0.9, gt=0, le=2, description="temperature of the further ones, each with a seed of its own")
 
 
 @dataclass(frozen=True)
@@ -71,13 +59,15 @@ class Explained:
 
     Attributes:
         explanations: EXPLANATION rows, by item and interest.
-        rejects: REJECT rows: answers that stayed invalid, texts that broke a rule.
+        rejects: REJECT rows, one a refused text: answers that stayed invalid, texts that broke a rule; `item/interest#attempt`.
         usage: what the questions cost.
+        counts: pairs, passed (with a text of the model), passed_at_once, from_facts (reasons for anybody made of the item's facts alone).
     """
 
     explanations: pa.Table
     rejects: pa.Table
     usage: Usage
+    counts: dict[str, int]
 
 
 def interest_categories(interests: pa.Table, tags: pa.Table, items: pa.Table) -> pa.Table:
@@ -122,13 +112,15 @@ def plan_pairs(interests: pa.Table, tags: pa.Table, items: pa.Table, encoder: Te
     allowed = np.zeros((len(phrases), len(categories)), bool)  # [I, C]
     row = pc.index_in(shared["interest"], pa.array(phrases)).fill_null(-1).to_numpy()
     column = pc.index_in(shared["category"], categories).fill_null(-1).to_numpy()
-    known = (row >= 0) & (column >= 0) & (_place_in_run(row) < config.categories_per_interest)
+    count = shared["count"].to_numpy()
+    share = count / np.maximum(1, np.bincount(row + 1, count, len(phrases) + 1)[row + 1])
+    known = (row >= 0) & (column >= 0) & (_place_in_run(row) < config.categories_per_interest) & (share >= config.min_category_share)
     allowed[row[known], column[known]] = True
     item_category = pc.index_in(items["category"], categories).to_numpy()
     closest, cosines = nearest(
         encoder.encode(phrases), encoder.encode(item_texts(items).to_pylist()), config.items_per_interest, allowed[:, item_category]
     )
-    real = np.isfinite(cosines)
+    real = cosines >= config.min_similarity  # what is not allowed has -inf
     pairs = pa.table(
         {
             "item_id": items["item_id"].take(pa.array(closest[real])),
@@ -145,66 +137,59 @@ def pairs_of_part(pairs: pa.Table, part: int, num_parts: int) -> pa.Table:
     return pairs.filter(pa.array([int.from_bytes(digest[:8], "big") % num_parts == part for digest in digests], pa.bool_()))
 
 
-def explain(pairs: pa.Table, items: pa.Table, brands: BrandFinder, engine: Engine, config: ExplanationConfig) -> Explained:
-    """Ask the engine for the reason of every pair, and check what it says against the item.
+def explain(pairs: pa.Table, items: pa.Table, rules: ReasonRules, engine: Engine, config: ExplanationConfig) -> Explained:
+    """Ask the engine for the reason of every pair and check what it says; a refused pair is asked again, with another draw.
+
+    A reason for anybody that never passes is made of the item's own facts instead, so that serving has something true to fall back on.
 
     Args:
         pairs: columns item_id, interest, as from `plan_pairs`.
         items: ITEM rows, all that the pairs name.
-        brands: those of the whole catalogue; a text may name none but the item's own.
+        rules: over the whole catalogue.
         engine: answers the questions.
-        config: how texts are drawn and checked.
+        config: how texts are drawn.
     """
     row = pc.index_in(pairs["item_id"], items["item_id"].combine_chunks())
-    asked = items.select(["item_id", "title", "category", "brand", "price", "attributes", "description"]).take(row).to_pylist()
-    phrases = pairs["interest"].to_pylist()
-    keys = [f"{item['item_id']}/{phrase}" for item, phrase in zip(asked, phrases, strict=True)]
-    questions = [
-        Question(key, {"item": item, "interest": phrase or None}, config.sampling)
-        for key, item, phrase in zip(keys, asked, phrases, strict=True)
-    ]
-    outcomes, usage = ask(engine, questions, TASKS["explanation"])
+    asked = items.select(ASKED).take(row).to_pylist()
+    waiting = {f"{item['item_id']}/{phrase}": (item, phrase) for item, phrase in zip(asked, pairs["interest"].to_pylist(), strict=True)}
     rows: list[dict[str, Any]] = []
-    rejects = []
-    for key, item, phrase, outcome in zip(keys, asked, phrases, outcomes, strict=True):
-        if not isinstance(outcome.answer, ExplanationText):
-            rejects.append(refusal(STAGE, key, outcome))
-            continue
-        text = " ".join(outcome.answer.explanation.split())
-        reason = broken_rule(text, item, brands, config.title_overlap)
-        if reason:
-            rejects.append(refuse(STAGE, key, reason, text))
-        else:
-            rows.append({"item_id": item["item_id"], "interest": phrase, "text": text, "model": engine.name})
+    rejects: list[dict[str, str]] = []
+    usage, passed_at_once = Usage(), 0
+    for attempt in range(1, config.max_attempts + 1):
+        sampling = config.sampling if attempt == 1 else config.sampling.model_copy(update=_redraw(config, attempt))
+        questions = [Question(key, {"item": item, "interest": phrase or None}, sampling) for key, (item, phrase) in waiting.items()]
+        outcomes, cost = ask(engine, questions, TASKS["explanation"])
+        usage += cost
+        for outcome in outcomes:
+            item, phrase = waiting[outcome.question_id]
+            place = f"{outcome.question_id}#{attempt}"
+            if not isinstance(outcome.answer, ExplanationText):
+                rejects.append(refusal(STAGE, place, outcome))
+                continue
+            text = " ".join(outcome.answer.explanation.split())
+            if broken := rules.broken(text, item, phrase):
+                rejects.append(refuse(STAGE, place, broken, text))
+                continue
+            rows.append(_row(item, phrase, text, engine.name))
+            del waiting[outcome.question_id]
+        passed_at_once = len(rows) if attempt == 1 else passed_at_once
+        if not waiting:
+            break
+    passed = len(rows)
+    rows += [
+        _row(item, ANYBODY, text, BY_RULE) for item, phrase in waiting.values() if phrase == ANYBODY and (text := rules.from_facts(item))
+    ]
+    counts = {"pairs": len(asked), "passed": passed, "passed_at_once": passed_at_once, "from_facts": len(rows) - passed}
     explanations = EXPLANATION.from_rows(rows).sort_by([(name, "ascending") for name in EXPLANATION.key])
-    return Explained(explanations, REJECT.from_rows(rejects), usage)
+    return Explained(explanations, REJECT.from_rows(rejects), usage, counts)
 
 
-def broken_rule(text: str, item: dict[str, Any], brands: BrandFinder, title_overlap: float) -> str | None:
-    """Which rule an explanation breaks, or None.
+def _redraw(config: ExplanationConfig, attempt: int) -> dict[str, Any]:
+    return {"temperature": config.retry_temperature, "seed": (config.sampling.seed or 0) + attempt}
 
-    Args:
-        text: the explanation.
-        item: the item's row.
-        brands: knows the brands of the whole catalogue.
-        title_overlap: share of common words (Jaccard) from which the text merely repeats the title.
-    """
-    said, title = words(text), words(item["title"])
-    if not 10 <= len(text) <= 200:
-        return "not 10 to 200 characters"
-    facts = _facts(item)
-    if _numbers(text) - _numbers(facts) - _prices(item["price"]):
-        return "a number that is no fact of the item"
-    own = normalise(facts)
-    if any(f" {normalise(brand)} " not in f" {own} " for brand in brands.find(text)):
-        return "names another brand"
-    if len(set(said) & set(title)) >= title_overlap * len(set(said) | set(title)):
-        return "repeats the title"
-    if stutters(text):
-        return "runs in circles"
-    if any(f" {cliche} " in f" {' '.join(said)} " for cliche in CLICHES):
-        return "a cliché"
-    return None
+
+def _row(item: dict[str, Any], interest: str, text: str, model: str) -> dict[str, str]:
+    return {"item_id": item["item_id"], "interest": interest, "text": text, "model": model}
 
 
 def _distinct_interests(interests: pa.Table, max_interests: int | None) -> list[str]:
@@ -218,16 +203,3 @@ def _place_in_run(keys: np.ndarray) -> np.ndarray:
     """[N] keys, equal ones adjacent → [N] place of each within its run, from 0."""
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
     return np.arange(len(keys)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(keys)]])))
-
-
-def _facts(item: dict[str, Any]) -> str:
-    return " ; ".join([item["title"], item["category"], item["brand"] or "", item["description"] or "", *item["attributes"]])
-
-
-def _numbers(text: str) -> set[str]:
-    return {_THOUSANDS.sub("", number).replace(",", ".") for number in _NUMBER.findall(text)}
-
-
-def _prices(price: float | None) -> set[str]:
-    """The ways in which a price may be written."""
-    return set() if price is None else {f"{price:.2f}", f"{price:.1f}", f"{price:.0f}", f"{price:g}"}

@@ -10,6 +10,9 @@ from itertools import pairwise
 import pyarrow as pa
 
 _WORD = re.compile(r"[^\W_]+")
+_JOINTS = frozenset({"and", "or", "you"})
+_DOUBLED = frozenset({"more", "again", "over", "through"})
+"""Words that people do say twice: "more and more"."""
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -23,10 +26,24 @@ def normalise(text: str) -> str:
 
 
 def stutters(text: str) -> bool:
-    """Whether a text runs in circles, as weak models do: a word right after itself, or the same two words three times."""
+    """Whether a text runs in circles, as weak models do.
+
+    A word right after itself, or the same on both sides of a joint ("warm and warm", "helps you help"), or two words three times.
+    """
     said = words(text)
     pairs = Counter(pairwise(said))
-    return any(first == second for first, second in pairs) or any(count > 2 for count in pairs.values())
+    spoken = [part.strip(".,;:!?") for part in text.casefold().split()]  # compounds in one piece
+    joined = (
+        first
+        for first, joint, last in zip(spoken, spoken[1:], spoken[2:], strict=False)
+        if joint in _JOINTS and _bare(first) == _bare(last)
+    )
+    twice = any(first == second for first, second in pairs) or any(count > 2 for count in pairs.values())
+    return twice or any(first not in _DOUBLED for first in joined)
+
+
+def _bare(word: str) -> str:
+    return word.removesuffix("s")
 
 
 class BrandFinder:

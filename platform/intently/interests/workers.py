@@ -16,6 +16,7 @@ from intently.core.workspace import Artifact, Stage
 from intently.data.counts import save_counts
 from intently.interests.explanations import ExplanationConfig, explain, pairs_of_part, plan_pairs
 from intently.interests.phrases import BrandFinder
+from intently.interests.reason_rules import ReasonRules
 from intently.interests.tags import TagConfig, predict_tags
 from intently.interests.usage import Usage
 from intently.interests.users import MiningConfig, keep_chosen, mine_users
@@ -128,16 +129,16 @@ class Explainer:
     ) -> None:
         self._stage, self._config, self._parts = stage, config, parts
         self._items = items.read(columns=TEXT_COLUMNS)
-        self._brands = BrandFinder.of_items(self._items)
-        mined = interests.read(columns=["user_id", "interest", "evidence"])
-        self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, TextEncoder(encoder), config)
+        mined, encodes = interests.read(columns=["user_id", "interest", "evidence"]), TextEncoder(encoder)
+        self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, encodes, config)
+        self._rules = ReasonRules(self._items, mined["interest"].unique().to_pylist(), encodes.is_word, config.rules)
         self._engine = build_engine(engine)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Write the reasons of the pairs that fall into one part."""
         pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
-        explained = explain(pairs, self._items, self._brands, self._engine, self._config)
-        return _write(self._stage, part, explained.explanations, explained.rejects, explained.usage)
+        explained = explain(pairs, self._items, self._rules, self._engine, self._config)
+        return _write(self._stage, part, explained.explanations, explained.rejects, explained.usage, explained.counts)
 
 
 def _write(

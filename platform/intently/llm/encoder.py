@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MINILM = "all-MiniLM-L6-v2"
+ENDINGS = frozenset(
+    "##able ##al ##ally ##ance ##ation ##d ##ed ##en ##ence ##er ##ers ##es ##est ##ful ##fully ##ible ##ier ##iest ##ing "  # noqa: SIM905
+    "##ings ##ise ##ish ##ism ##ist ##ists ##ity ##ive ##ize ##less ##lessly ##like ##ly ##ment ##ments ##n ##ness ##or "
+    "##ors ##r ##rs ##s ##st ##t ##th ##tion ##wise ##y".split()
+)
+"""Pieces that English words end in."""
 
 
 class EncoderConfig(Config):
@@ -64,6 +70,14 @@ class TextEncoder:
         dimension = self._model.get_embedding_dimension()
         assert dimension is not None, "a model that ends in pooling knows its dimension"
         return dimension
+
+    def is_word(self, word: str) -> bool:
+        """Whether the tokenizer's vocabulary has a word, in lower case, whole or with endings; it was made from much English text.
+
+        A vocabulary that does not mark the pieces within words (`##`) knows every word.
+        """
+        first, *rest = self._model.tokenizer.tokenize(word) or [word]
+        return (not rest or len(first) > 2) and all(piece in ENDINGS or not piece.startswith("##") for piece in rest)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """N texts → [N, D] float32, each row of length 1; a text that occurs several times is encoded once."""
