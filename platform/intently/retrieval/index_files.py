@@ -145,8 +145,8 @@ def load_index(artifact: Artifact) -> tuple[VectorIndex, pa.Array]:
     settings = json.loads(artifact.fetch(SETTINGS).read_bytes())
     config, kind = IndexConfig.parse(settings["config"]), settings["kind"]
     names = [f"shard-{number:05d}.faiss" for number in range(len(settings["firsts"]))]
-    flags = faiss.IO_FLAG_MMAP if kind == "ivfpq" else faiss.IO_FLAG_MMAP_IFC
-    indexes = [faiss.read_index(str(artifact.fetch(name)), flags) for name in names]
+    # Not IO_FLAG_MMAP: its inverted lists start a crowd of threads for every search.
+    indexes = [faiss.read_index(str(artifact.fetch(name)), faiss.IO_FLAG_MMAP_IFC) for name in names]
     shards = tuple(Shard(index, first) for index, first in zip(indexes, settings["firsts"], strict=True))
     with pa.memory_map(str(artifact.fetch(ITEM_IDS))) as source:
         item_ids = pa.ipc.open_file(source).read_all()["item_id"].combine_chunks()
