@@ -12,7 +12,16 @@ from intently.core.workspace import Workspace
 from intently.retrieval.interactions import Interactions
 from intently.retrieval.losses import log_inclusion, same_category, softmax_loss
 from intently.retrieval.towers import Sizes, TowerConfig, UserTower, Window, WindowCutter
-from intently.retrieval.training import LearningConfig, Sampler, TowerData, TowerObjective, TrainingConfig, build_towers, read_tower_data
+from intently.retrieval.training import (
+    LearningConfig,
+    Sampler,
+    TowerData,
+    TowerObjective,
+    TrainingConfig,
+    _own_items,
+    build_towers,
+    read_tower_data,
+)
 
 from tests.retrieval.world import write_world
 
@@ -124,9 +133,39 @@ def test_softmax_loss_weights_and_no_queries() -> None:
     assert softmax_loss(queries[:0], candidates, positives[:0], zero, 0.1).item() == 0
 
 
-def test_same_category_hides_peers_but_never_the_positive() -> None:
-    hidden = same_category(torch.tensor([0, 0, 1, 0]), torch.tensor([1, 2]))
-    assert hidden.tolist() == [[True, False, False, True], [False, False, False, False]]
+def test_softmax_loss_hides_peers_of_a_category_but_never_the_positive() -> None:
+    hidden = same_category(torch.tensor([0, 0, 1, 0]), torch.tensor([1]))
+    assert hidden.tolist() == [[True, True, False, True]]
+    query, candidates = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]])
+    loss = softmax_loss(query, candidates, torch.tensor([1]), torch.zeros(4), 1.0, hidden=hidden)
+    assert loss.item() == pytest.approx(np.log(np.e + np.exp(-1)) - 1, abs=1e-6)
+
+
+def test_softmax_loss_hardest_leaves_the_highest_scored_to_compete() -> None:
+    query, candidates = torch.tensor([[1.0, 0.0]]), F.normalize(torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0], [1.0, 3.0]]), dim=1)
+    scores = (candidates @ query[0]).tolist()
+    for positive, hard in ((0, [1]), (2, [0]), (1, [0])):
+        loss = softmax_loss(query, candidates, torch.tensor([positive]), torch.zeros(4), 1.0, num_hardest=1)
+        expected = np.log(np.exp([scores[positive], *(scores[row] for row in hard)]).sum()) - scores[positive]
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
+    everybody = softmax_loss(query, candidates, torch.tensor([2]), torch.zeros(4), 1.0)
+    assert softmax_loss(query, candidates, torch.tensor([2]), torch.zeros(4), 1.0, num_hardest=3).item() == everybody.item()
+
+
+def test_objective_hard_negatives_are_not_the_users_own(data: TowerData) -> None:
+    config = CONFIG.model_copy(update={"learning": CONFIG.learning.model_copy(update={"hard_negatives": 3})})
+    sampler = Sampler(data, config, 0, 1, torch.device("cpu"))
+    batch = next(sampler.epoch(0))
+    drawn = batch.drawn.unique()
+    own = _own_items(batch, drawn, 36)
+    past = data.past
+    for row, (stretch, _) in zip(own, batch.asked.nonzero().tolist(), strict=True):
+        user_row = batch.window.users[stretch]
+        life = set(past.items[past.offsets[user_row] : past.offsets[user_row + 1]].tolist())
+        assert {int(item) for item in drawn[row]} <= life
+    assert own.any()
+    losses = [TowerObjective(build_towers(data, c), c.learning, sampler.rates).eval()(batch).collaborative.item() for c in (CONFIG, config)]
+    assert 0 < losses[1] < losses[0]
 
 
 def test_log_inclusion_matches_share_of_draws() -> None:

@@ -31,6 +31,7 @@ def softmax_loss(
     temperature: float,
     weights: torch.Tensor | None = None,
     hidden: torch.Tensor | None = None,
+    num_hardest: int = 0,
 ) -> torch.Tensor:
     """Mean, or weighted sum, of −log softmax of each query's positive: L_col and L_tag, and L_cate with `hidden`.
 
@@ -41,7 +42,9 @@ def softmax_loss(
         log_q: [S] log-Q correction.
         temperature: the cosine is divided by it.
         weights: [B], with which the losses are summed; None takes their mean.
-        hidden: [B, S] candidates that do not compete, True where so; a positive never is.
+        hidden: [B, S] candidates that do not compete, True where so; a positive always does.
+        num_hardest: how many candidates, the highest-scored, compete with each positive; 0 for all. What stays is then no estimate of the
+            softmax over all items.
     Returns:
         A scalar; zero for no query.
     """
@@ -49,18 +52,20 @@ def softmax_loss(
         return candidates.sum() * 0
     logits = torch.addmm(-log_q, queries / temperature, candidates.T)
     if hidden is not None:
-        logits = logits.masked_fill(hidden, -torch.inf)
+        logits = logits.masked_fill(hidden.scatter(1, positives[:, None], False), -torch.inf)
+    if 0 < num_hardest < logits.shape[1] - 1:
+        others = logits.detach().scatter(1, positives[:, None], -torch.inf)
+        easy = others < others.topk(num_hardest, dim=1).values[:, -1:]
+        logits = logits.masked_fill(easy.scatter(1, positives[:, None], False), -torch.inf)
     losses = F.cross_entropy(logits, positives, reduction="none")
     return losses.mean() if weights is None else (losses * weights).sum()
 
 
 def same_category(categories: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-    """[B, S] candidates of the positive's own category other than itself: L_cate takes its negatives from other categories.
+    """[B, S] candidates of the positive's own category, itself too: L_cate takes its negatives from other categories.
 
     Args:
         categories: [S] category of each candidate.
         positives: [B] places among the candidates.
     """
-    hidden = categories[positives][:, None] == categories
-    hidden[torch.arange(len(positives), device=positives.device), positives] = False
-    return hidden
+    return categories[positives][:, None] == categories

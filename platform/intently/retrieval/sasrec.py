@@ -34,7 +34,7 @@ class SASRecConfig(Config):
     dropout: float = Field(0.3, ge=0, lt=1, description="of embeddings and of what each block adds")
     num_negatives: int = Field(256, ge=1, description="items drawn uniformly for a step; all its examples share them")
     batch_size: int = Field(128, ge=1, description="sequences of a step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW; constant")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW at the start; a cosine brings it to zero over num_epochs")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     num_epochs: int = Field(200, ge=1, description="most passes over the sequences")
     patience: int = Field(10, ge=1, description="epochs without a better validation figure after which training ends")
@@ -170,6 +170,7 @@ def train_sasrec(
     generator, read = np.random.default_rng(config.seed), tuple(behaviours.taken if read is None else read)
     model, sequences = SASRec(num_items, config), Sequences(past, behaviours, read, config.length)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_epochs)
     best, best_epoch, kept = -np.inf, 0, model.state_dict()
     for epoch in range(1, config.num_epochs + 1):
         begin, total, num_steps = time.monotonic(), 0.0, 0
@@ -180,6 +181,7 @@ def train_sasrec(
             loss.backward()
             optimizer.step()
             total, num_steps = total + loss.item(), num_steps + 1
+        schedule.step()
         seconds = time.monotonic() - begin
         if epoch % config.evaluate_every:
             continue

@@ -37,6 +37,11 @@ class LearningConfig(Config):
     batch_size: int = Field(2048, ge=1, description="examples of a step, on average")
     stretch: int = Field(16, ge=1, description="consecutive events of one user that are foretold together, each from those before it")
     num_negatives: int = Field(1024, ge=0, description="items drawn uniformly as negatives of a step, beside the in-batch ones")
+    hard_negatives: int = Field(
+        0,
+        ge=0,
+        description="candidates that compete with a positive: the highest-scored that are not the user's own; 0 for all, theirs too",
+    )
     tag_batch_size: int = Field(256, ge=0, description="tag-item pairs of a step; 0 leaves L_tag and L_cate out")
     items_per_tag: int = Field(4, ge=0, description="items of the tag's category, taken last by its user, that it is paired with")
     examples_per_epoch: int | None = Field(None, ge=1, description="examples drawn for an epoch; None takes all")
@@ -242,7 +247,9 @@ class TowerObjective(nn.Module):
         log_q = self.log_q[drawn]
 
         users = self.towers.user(batch.window, nn.functional.embedding(place[batch.window.items], representations), batch.asked)
-        collaborative = softmax_loss(users, candidates, among[batch.targets], log_q, temperature, batch.weights)
+        hard = self.learning.hard_negatives
+        taken = _own_items(batch, drawn, num_items) if hard else None
+        collaborative = softmax_loss(users, candidates, among[batch.targets], log_q, temperature, batch.weights, taken, hard)
         if not len(batch.tagged):
             zero = torch.zeros_like(collaborative)
             return Losses(collaborative, collaborative, zero, zero)
@@ -252,6 +259,18 @@ class TowerObjective(nn.Module):
         hidden = same_category(self.towers.categories[drawn], peers)
         category = softmax_loss(tags, candidates, peers, log_q, temperature, batch.tag_weights, hidden)
         return Losses(collaborative + alpha * tag + (1 - alpha) * category, collaborative, tag, category)
+
+
+def _own_items(batch: Batch, drawn: torch.Tensor, num_items: int) -> torch.Tensor:
+    """[n, S] candidates that are in the stretch of the example's own user: no negatives to look hard at."""
+    window = batch.window
+    assert window.hidden is not None
+    own = torch.zeros(
+        len(batch.asked), num_items + 1, dtype=torch.bool, device=drawn.device
+    )  # the last column is for places without an item
+    own.scatter_(1, torch.where(window.valid, window.items, num_items), True)
+    own.scatter_(1, torch.where(batch.asked, window.hidden, num_items), True)
+    return own[:, drawn][batch.asked.nonzero()[:, 0]]
 
 
 def _distinct(num_items: int, *rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -272,7 +291,7 @@ def train_towers(session: TrainSession, workspace: Workspace, versions: Mapping[
     total_steps = learning.num_epochs * sampler.num_steps
 
     # 2. optimizer: warm-up, then a cosine to zero
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning.learning_rate, weight_decay=learning.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total_steps, learning.warmup))
     engine = session.engine(module, optimizer, max(1, sampler.step_size // session.world_size), schedule)
 

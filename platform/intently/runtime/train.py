@@ -106,9 +106,17 @@ class TrainSession:
             engine.load_checkpoint(name, tag=STATE)
         return len(self.history)
 
-    def end_epoch(self, engine: DeepSpeedEngine, num_epochs: int, metrics: Mapping[str, float]) -> None:
-        """Note an epoch's metrics, print them, and keep a checkpoint where one is due. Every worker calls it."""
+    def note(self, num_epochs: int, metrics: Mapping[str, float]) -> None:
+        """Note an epoch's metrics with its seconds, and print them."""
         self.history.append({**metrics, "seconds": time.monotonic() - self.began})
+        self.began = time.monotonic()
+        if self.rank == 0:
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items())
+            print(f"{self.label}: epoch {len(self.history)}/{num_epochs}, {figures}", flush=True)
+
+    def end_epoch(self, engine: DeepSpeedEngine, num_epochs: int, metrics: Mapping[str, float]) -> None:
+        """Note an epoch's metrics (the group's mean), print them, and keep a checkpoint where one is due. Every worker calls it."""
+        self.history.append({**self._mean(metrics), "seconds": time.monotonic() - self.began})
         self.began = time.monotonic()
         epoch = len(self.history)
         if self.rank == 0:
@@ -116,6 +124,13 @@ class TrainSession:
             print(f"{self.label}: epoch {epoch}/{num_epochs}, {figures}", flush=True)
         if epoch == num_epochs or epoch % self.config.checkpoint_every == 0:
             self._save(engine, epoch)
+
+    def _mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        if self.world_size == 1:
+            return dict(metrics)
+        values = torch.tensor(list(metrics.values()), device=self.device)
+        torch.distributed.all_reduce(values)
+        return dict(zip(metrics, (values / self.world_size).tolist(), strict=True))
 
     def _save(self, engine: DeepSpeedEngine, epoch: int) -> None:
         with tempfile.TemporaryDirectory() as name:
