@@ -119,13 +119,17 @@ def require_loopback(host: str) -> None:
         raise ConfigError("http_options.host", host, "without API keys (access.keys_file or access.keys_env) only 127.0.0.1 is served")
 
 
-def build(args: dict[str, Any]) -> ray_serve.Application:
-    """The application of a config file; `args` are those of `ServeConfig`.
+def build(args: dict[str, Any], replicas: int | None = None) -> ray_serve.Application:
+    """The application of a config file.
 
+    Args:
+        args: those of `ServeConfig`.
+        replicas: how many; None leaves it to the config file.
     Raises:
         ConfigError: an argument is unknown or of a wrong kind.
         MissingArtifactError: a table is not in the workspace; found here, so that nobody waits for replicas that cannot start.
     """
     config = ServeConfig.parse(args)
     newest_versions(Workspace.open(config.workspace))
-    return Ingress.bind(config)  # type: ignore[attr-defined]
+    ingress = Ingress if replicas is None else Ingress.options(num_replicas=replicas)  # type: ignore[attr-defined]
+    return ingress.bind(config)

@@ -3,17 +3,20 @@
     PYTHONPATH=platform RAY_AUTH_MODE=token python -m serve.local --workspace workspace
 
 Starts Ray if none runs, deploys one replica behind Ray's Python proxy on the loopback interface, prints where the page is, and takes
-everything down again at the end. The Python proxy answers a few hundred requests a second, is a child of Ray and dies with it.
+everything down again at the end. The Python proxy answers a few hundred requests a second, is a child of Ray and dies with it; for HAProxy
+set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1. `--set` takes any setting of `ServeConfig`, as --set timeout_s=2.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from intently.core.errors import ConfigError, IntentlyError
@@ -21,18 +24,27 @@ from intently.runtime.session import ray_session
 from ray import serve as ray_serve
 
 from serve.app import build
+from serve.settings import ServeConfig
 
 HOST = "127.0.0.1"
 
 
-def application(workspace: str, event_log: str) -> ray_serve.Application:
+def application(workspace: str, event_log: str, overrides: Sequence[str] = (), replicas: int = 1) -> ray_serve.Application:
     """The application over these tables; paths become absolute, for replicas need not have this process's working folder.
 
+    Args:
+        workspace: folder or URI of the tables.
+        event_log: folder of the event log.
+        overrides: further settings, as `field.subfield=value`.
+        replicas: how many.
     Raises:
+        ConfigError: a setting is wrong.
         MissingArtifactError: a table is not in the workspace.
     """
     root = workspace if "://" in workspace else str(Path(workspace).absolute())
-    return build({"workspace": root, "events": {"folder": str(Path(event_log).absolute())}})
+    folder = Path(event_log).absolute()
+    config = ServeConfig.load(None, [f"workspace={json.dumps(root)}", f"events.folder={json.dumps(str(folder))}", *overrides])
+    return build(config.model_dump(mode="json"), replicas)
 
 
 def deploy(app: ray_serve.Application, port: int) -> str:
@@ -57,12 +69,14 @@ def main() -> None:
     parser.add_argument("--workspace", default="workspace", help="folder or object-store URI of the tables (default: %(default)s)")
     parser.add_argument("--event-log", default="workspace/event_log", help="folder that events are appended to (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port on the loopback interface (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=1, help="how many replicas (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one more setting, a.b=c; repeatable")
     options = parser.parse_args()
     stop = threading.Event()
     # The controller kills a proxy that is not ready within 5 s, which a busy laptop does not manage; Ray has no parameter for it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     try:
-        app = application(options.workspace, options.event_log)
+        app = application(options.workspace, options.event_log, options.set, options.replicas)
         with ray_session():
             address = deploy(app, options.port)
             for number in (signal.SIGINT, signal.SIGTERM):

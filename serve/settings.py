@@ -86,7 +86,7 @@ class ServeConfig(Config):
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body")
     max_in_flight: int = Field(64, ge=1, description="requests that a replica works on at once; further ones are refused with 503")
     timeout_s: float = Field(5.0, gt=0, description="a request that takes longer is answered with 503")
-    max_batch: int = Field(1, ge=1, description="users searched for in one call of the index; 1: each request on its own (see README)")
+    max_batch: int = Field(16, ge=1, description="users searched for in one call of the index; 1: each request on its own (see README)")
     events: EventConfig = Field(EventConfig(), description="how events are kept")
     session: SessionConfig = Field(SessionConfig(), description="how events change answers before the next run of the jobs")
     access: AccessConfig = Field(AccessConfig(), description="keys, limits, CORS")

@@ -20,7 +20,7 @@ from intently.retrieval.training import TrainingConfig
 from PIL import Image, ImageDraw
 from ray import serve as ray_serve
 
-from benchmarks.serving import free_port, write_explanations, write_table, write_untrained_towers
+from benchmarks.serving_world import free_port, write_explanations, write_table, write_untrained_towers
 from serve.local import application, deploy
 
 GOODS = {

@@ -15,7 +15,7 @@ import pytest
 from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
 
-from benchmarks.serving import free_port
+from benchmarks.serving_world import free_port
 from serve.local import application, deploy
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from intently.interests.reason_store import LmdbReasons, RedisReasons, connect, 
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from benchmarks.serving import free_port
+from benchmarks.serving_world import free_port
 from serve.reasons import Reasons
 
 ROWS = (("i", "x", "for x"), ("i", "y", "for y"), ("i", "", "for anybody"), ("j", "x", "j for x"), ("ü" * 300, "", "a long id"))
