@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class Trie:
     Attributes:
         version: names this catalogue.
         item_ids: [N] strings.
+        semantic_ids: [N, L] int32, behind a shorter one's end END.
         first_child: [M + 1] int32; children of node n are the nodes first_child[n] … first_child[n + 1] − 1.
         codes: [M] int32, the code that leads to a node; 0 at the root.
         parents: [M] int32; −1 at the root.
@@ -52,6 +54,7 @@ class Trie:
 
     version: str
     item_ids: np.ndarray
+    semantic_ids: np.ndarray
     first_child: torch.Tensor
     codes: torch.Tensor
     parents: torch.Tensor
@@ -62,6 +65,11 @@ class Trie:
     fan_outs: tuple[int, ...]
     ends: tuple[bool, ...]
     code_counts: tuple[int, ...]
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Item id → row."""
+        return {item: row for row, item in enumerate(self.item_ids.tolist())}
 
     @property
     def num_items(self) -> int:
@@ -196,6 +204,7 @@ def build_trie(codes: np.ndarray, item_ids: np.ndarray, version: str) -> Trie:
         raise SchemaError(f"catalogue {version}: {num_items} items; every one needs a semantic ID of codes from 0 on")
     codes = codes[:, : lengths.max()]
     depth = codes.shape[1]
+    semantic_ids = codes
     order = np.lexsort(codes.T[::-1])
     codes, lengths = codes[order], lengths[order]
     differs = np.ones((num_items, depth), bool)
@@ -228,7 +237,7 @@ def build_trie(codes: np.ndarray, item_ids: np.ndarray, version: str) -> Trie:
     arrays = (first_child, np.concatenate(node_codes), parent, items, np.concatenate(counts), leaves)
     tensors = (torch.from_numpy(array.astype(np.int32)) for array in arrays)
     code_counts = tuple(int(count) for count in codes.max(axis=0) + 1)
-    return Trie(version, item_ids, *tensors, tuple(starts), tuple(fan_outs), tuple(ends), code_counts)
+    return Trie(version, item_ids, semantic_ids, *tensors, tuple(starts), tuple(fan_outs), tuple(ends), code_counts)
 
 
 def _check_unique(sharing: np.ndarray, codes: np.ndarray, item_ids: np.ndarray, version: str) -> None:

@@ -116,12 +116,8 @@ class TrainSession:
 
     def end_epoch(self, engine: DeepSpeedEngine, num_epochs: int, metrics: Mapping[str, float]) -> None:
         """Note an epoch's metrics (the group's mean), print them, and keep a checkpoint where one is due. Every worker calls it."""
-        self.history.append({**self._mean(metrics), "seconds": time.monotonic() - self.began})
-        self.began = time.monotonic()
+        self.note(num_epochs, self._mean(metrics))
         epoch = len(self.history)
-        if self.rank == 0:
-            figures = ", ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items())
-            print(f"{self.label}: epoch {epoch}/{num_epochs}, {figures}", flush=True)
         if epoch == num_epochs or epoch % self.config.checkpoint_every == 0:
             self._save(engine, epoch)
 

@@ -1,0 +1,145 @@
+"""Supervised fine-tuning with TRL's trainer, inside the one Train harness: DeepSpeed, any number of workers, goes on from a checkpoint.
+
+Examples come as tokens with the place from which on they count, so that the loss is on completions only whatever the task; how a batch is
+put together is the caller's. What is kept of an epoch is TRL's own checkpoint (model, optimizer, schedule, random state) in MODEL beside the
+harness's PROGRESS.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from intently.core.config import Config
+from intently.runtime.deepspeed import deepspeed_settings, quiet_deepspeed
+from intently.runtime.train import PROGRESS, TrainSession
+
+MODEL = "model"
+"""Folder of a checkpoint that `from_pretrained` loads."""
+
+
+class SftConfig(Config):
+    """How a language model is fine-tuned. Batches are the whole group's: each worker takes its share."""
+
+    num_epochs: int = Field(3, ge=1, description="passes over the examples")
+    batch_size: int = Field(64, ge=1, description="examples of a step")
+    learning_rate: float = Field(3e-4, gt=0, description="peak of AdamW's learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field("cosine", description="of the learning rate after that")
+    activation_checkpointing: Literal["off", "on"] = Field("off", description="on: activations are computed twice instead of kept")
+    seed: int = Field(0, description="of the order of examples and of dropout")
+
+
+def fine_tune(
+    session: TrainSession,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[dict[str, Any]],
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, torch.Tensor]],
+    config: SftConfig,
+) -> None:
+    """Train to the end, or go on; the last checkpoint is the result.
+
+    Args:
+        session: the harness's.
+        model: changed in place.
+        tokenizer: kept beside the model.
+        examples: with `input_ids` each; like lengths are put into one batch by it.
+        collate: examples → input_ids, labels (−100 where nothing is asked) and attention_mask, [B, T] each.
+        config: how.
+    """
+    # TRL and accelerate probe the machine on import, and DeepSpeed has to be quietened before accelerate sees it.
+    quiet_deepspeed()
+    from datasets import Dataset
+    from transformers.utils.logging import disable_progress_bar
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bar()
+
+    deepspeed, share = session.config.deepspeed, max(1, config.batch_size // session.world_size)
+    gpu = session.device.type == "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            output_dir=folder,
+            num_train_epochs=config.num_epochs,
+            per_device_train_batch_size=share,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup_steps=config.warmup,
+            lr_scheduler_type=config.schedule,
+            max_grad_norm=deepspeed.max_gradient_norm,
+            activation_checkpointing=config.activation_checkpointing == "on",
+            bf16=deepspeed.precision == "bf16",
+            use_cpu=not gpu,
+            deepspeed=deepspeed_settings(deepspeed, share),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            train_sampling_strategy="group_by_length",
+            dataloader_pin_memory=gpu,
+            logging_strategy="epoch",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=config.seed,
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=Dataset.from_list(list(examples)),
+            processing_class=tokenizer,
+            callbacks=[_Epochs(session, config.num_epochs)],
+        )
+        trainer.remove_callback(PrinterCallback)  # the session prints
+        with tempfile.TemporaryDirectory() as last:
+            resumed = session.store.latest(Path(last))
+            if resumed:
+                session.history = json.loads((Path(last) / PROGRESS).read_text())
+            if len(session.history) < config.num_epochs:
+                trainer.train(resume_from_checkpoint=str(Path(last) / MODEL) if resumed else None)
+
+
+class _Epochs(TrainerCallback):
+    """Notes each epoch in the session and keeps a checkpoint where one is due."""
+
+    def __init__(self, session: TrainSession, num_epochs: int) -> None:
+        self.session, self.num_epochs = session, num_epochs
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        epoch = round(state.epoch or 0)
+        control.should_save = epoch == self.num_epochs or epoch % self.session.config.checkpoint_every == 0
+        return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            self.session.note(self.num_epochs, {"loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"])})
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        saved = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            saved.rename(folder / MODEL)
+            if self.session.rank == 0:
+                (folder / PROGRESS).write_text(json.dumps(self.session.history))
+            self.session.store.save(folder, len(self.session.history))
+        shutil.rmtree(saved, ignore_errors=True)
