@@ -1,4 +1,6 @@
-"""Writes ahead of time why an item suits an interest, and checks it. Reads user_interest, tag, item; writes explanation, explanation_store.
+"""Writes ahead of time why an item suits an interest, and checks it by rules and, if one is configured, by a judge.
+
+Reads user_interest, tag, item; writes explanation, explanation_verdict and explanation_store, the file that serving looks reasons up in.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/build_explanations.py \\
     --config jobs/configs/build_explanations/demo.yaml --workspace /shared/workspace
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
-from intently.core.schema import EXPLANATION
+from intently.core.schema import EXPLANATION, VERDICT
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
 from intently.interests.explanations import ExplanationConfig
@@ -21,6 +23,7 @@ from intently.interests.reason_rules import REVISION
 from intently.interests.reason_store import FILENAME, write_reasons
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import Explainer
+from intently.judge.explanations import ExplanationJudge, JudgeConfig
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment
 from intently.llm.engines.vllm import VLLMConfig
@@ -36,11 +39,12 @@ class BuildExplanationsConfig(Config):
     num_parts: int = Field(8, ge=1, description="parts that the pairs are spread over; a killed run loses one at most")
     engine: EngineConfig = Field(VLLMConfig(), description="the language model that explains")
     encoder: EncoderConfig = Field(EncoderConfig(), description="finds the items closest to an interest")
+    judge: JudgeConfig | None = Field(None, description="the language model that judges what passed the rules; off without one")
     resources: Resources = operational(Resources(), description="what one engine needs, and how many run")
 
 
 def run(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
-    """Write the parts that are not written yet, and the file that serving looks reasons up in."""
+    """Write the parts that are not written yet, and then the store."""
     explanations = _explain(config, workspace)
     store = JOB.stage(workspace, "explanation_store", config)
     if store.finished:
@@ -55,8 +59,9 @@ def run(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
 
 
 def _explain(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
-    stage = JOB.stage(workspace, "explanation", config)
-    if stage.finished:
+    stage, verdicts = (JOB.stage(workspace, name, config) for name in ("explanation", "explanation_verdict"))
+    if stage.finished and verdicts.finished:
+        verdicts.reuse()
         return stage.reuse()
     parts = [f"part-{number:05d}" for number in range(config.num_parts)]
     arguments = {
@@ -68,8 +73,12 @@ def _explain(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
         "parts": parts,
         "engine": config.engine,
         "encoder": config.encoder,
+        "verdicts": verdicts,
+        "judge": ExplanationJudge(config.judge) if config.judge else None,
     }
-    map_parts(Explainer, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
+    environment = engine_environment(config.engine) | (engine_environment(config.judge.engine) if config.judge else {})
+    map_parts(Explainer, arguments, stage.pending(parts), config.resources, JOB.name, environment)
+    verdicts.finish(notes={"judge": "asked" if config.judge else "none is configured"})
     return stage.finish(usage_metrics(total_counts(stage, parts)))
 
 
@@ -77,9 +86,9 @@ JOB = Job(
     name="build_explanations",
     config=BuildExplanationsConfig,
     reads=("user_interest", "item", "tag"),
-    writes={"explanation": EXPLANATION, "explanation_store": None},
+    writes={"explanation": EXPLANATION, "explanation_verdict": VERDICT, "explanation_store": None},
     run=run,
-    fingerprint=lambda config: f"{TASKS['explanation'].fingerprint}-{REVISION}",
+    fingerprint=lambda config: "-".join([TASKS["explanation"].fingerprint, str(REVISION), TASKS["explanation_verdict"].fingerprint]),
 )
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_dry_run_after_a_changed_setting_plans_only_what_follows_from_it(line: L
     setting = "stages.build_explanations.explanations.items_per_interest=7"
     plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", setting))
     changed = {row.split("@")[0].split()[-1] for row in plan.splitlines() if "to be written" in row}
-    assert changed == {"explanation", "explanation_store", "report"}
+    assert changed == {"explanation", "explanation_verdict", "explanation_store", "report"}
 
 
 def test_run_killed_in_the_middle_resumes_and_gives_the_same_tables(line: Line, tmp_path: Path) -> None:

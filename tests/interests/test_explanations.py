@@ -86,13 +86,13 @@ def test_explain_nonsense_and_broken_rules_become_rejects(items: pa.Table) -> No
         question = request.messages[1]["content"]
         if "kettle" in question:
             return "{}"
-        told = "Strong leather keeps feet dry" if "interested in: mountain hiking" in question else "Leather, with 99 pockets"
+        told = "Strong leather boots keep feet dry" if "interested in: mountain hiking" in question else "Boots with 99 pockets"
         return json.dumps({"explanation": told + "  on any day."})
 
     pairs = pa.table({"item_id": ["boots", "boots", "kettle"], "interest": ["mountain hiking", "", ""]})
     explained = explain(pairs, items, rules_of(items), ScriptedEngine(respond), ExplanationConfig(max_attempts=1))
     assert {(row["item_id"], row["interest"], row["text"], row["model"]) for row in explained.explanations.to_pylist()} == {
-        ("boots", "mountain hiking", "Strong leather keeps feet dry on any day.", "scripted:function"),
+        ("boots", "mountain hiking", "Strong leather boots keep feet dry on any day.", "scripted:function"),
         # Nothing passed: what fits anybody is made of the facts; the kettle's row has none.
         ("boots", "", "Hiking; material: leather.", "rule"),
     }

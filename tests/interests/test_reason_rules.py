@@ -67,11 +67,16 @@ BROKEN = {
     "This guitar sounds as warm as any Ostro does.": "names another brand",
     "A gguitar of spruce for quiet rooms.": "an invented word",
     "A hand-loaded guitar of spruce.": "an invented word",
+    "A lolding guitar of spruce.": "an invented word",
+    "G guitar of spruce for quiet rooms.": "an invented word",
     "A capo of spruce for guitar playing.": "names another kind of item",
+    "A guitar, and warm evening light.": "names another kind of item",
     "Red guitar for quiet evenings.": "an attribute that the item lacks",
     "A chrome-plated guitar for quiet evenings.": "an attribute that the item lacks",
     "A guitar for your interest in winter walks.": "names another interest",
     "Sounds good in a quiet room.": "not about this item",
+    "Hand-rubbed and amber, it is warm in the hand.": "not about this item",
+    "It is for your interest in guitar playing.": "not about this item",
     "Lira Nova makes things that last.": "not about this item",
     "Spruce acoustic guitar, Lira Nova!": "repeats the title",
     "A warm warm guitar for quiet evenings.": "runs in circles",
@@ -100,7 +105,7 @@ def test_rules_text_for_anybody_may_name_no_interest(rules: ReasonRules) -> None
 
 def test_rules_kinds_are_words_that_end_titles_of_one_category(rules: ReasonRules) -> None:
     # "light" ends a lamp's title, but boots and a jacket are light as well: it names no kind.
-    assert rules.broken("A guitar for the evening light.", GUITAR, "") is None
+    assert rules.broken("A guitar for a light evening.", GUITAR, "") is None
     assert rules.broken("A guitar for whoever walks in boots.", GUITAR, "") == "names another kind of item"
 
 

@@ -7,8 +7,9 @@ for a user.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,12 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.core.protocols import TextEncoder
-from intently.core.schema import EXPLANATION, REJECT
+from intently.core.schema import EXPLANATION, REJECT, VERDICT
 from intently.interests.asking import ask, refusal, refuse
 from intently.interests.reason_rules import ReasonRules, RuleConfig
 from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts, nearest
-from intently.llm.answer import Question
+from intently.llm.answer import Outcome, Question
 from intently.llm.contract import Engine, Sampling
 from intently.llm.tasks import TASKS, ExplanationText
 
@@ -50,7 +51,14 @@ class ExplanationConfig(Config):
     rules: RuleConfig = Field(RuleConfig(), description="where the rules draw their lines")
     sampling: Sampling = Field(Sampling(max_tokens=128), description="how answers are drawn")
     max_attempts: int = Field(4, ge=1, description="texts drawn for a pair until one passes the rules; the first as `sampling` says")
-    retry_temperature: float = Field(0.9, gt=0, le=2, description="temperature of the further ones, each with a seed of its own")
+    retry_temperature: float = Field(0.7, gt=0, le=2, description="temperature of the further ones, each with a seed of its own")
+
+
+class ReasonJudge(Protocol):
+    """Says of explanations whether they are good; a job passes one in."""
+
+    def judge(self, explanations: pa.Table, items: pa.Table) -> pa.Table:
+        """EXPLANATION rows, ITEM rows → VERDICT rows with the subject `item_id/interest`."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,14 @@ class Explained:
 
     Attributes:
         explanations: EXPLANATION rows, by item and interest.
-        rejects: REJECT rows, one a refused text: answers that stayed invalid, texts that broke a rule; `item/interest#attempt`.
+        verdicts: VERDICT rows of the judge, on the last text of each pair that it saw; none without a judge.
+        rejects: REJECT rows, one a refused text (`item/interest#attempt`): answers that stayed invalid, broken rules, a judge's no.
         usage: what the questions cost.
         counts: pairs, passed (with a text of the model), passed_at_once, from_facts (reasons for anybody made of the item's facts alone).
     """
 
     explanations: pa.Table
+    verdicts: pa.Table
     rejects: pa.Table
     usage: Usage
     counts: dict[str, int]
@@ -137,7 +147,9 @@ def pairs_of_part(pairs: pa.Table, part: int, num_parts: int) -> pa.Table:
     return pairs.filter(pa.array([int.from_bytes(digest[:8], "big") % num_parts == part for digest in digests], pa.bool_()))
 
 
-def explain(pairs: pa.Table, items: pa.Table, rules: ReasonRules, engine: Engine, config: ExplanationConfig) -> Explained:
+def explain(
+    pairs: pa.Table, items: pa.Table, rules: ReasonRules, engine: Engine, config: ExplanationConfig, judge: ReasonJudge | None = None
+) -> Explained:
     """Ask the engine for the reason of every pair and check what it says; a refused pair is asked again, with another draw.
 
     A reason for anybody that never passes is made of the item's own facts instead, so that serving has something true to fall back on.
@@ -148,11 +160,13 @@ def explain(pairs: pa.Table, items: pa.Table, rules: ReasonRules, engine: Engine
         rules: over the whole catalogue.
         engine: answers the questions.
         config: how texts are drawn.
+        judge: reads what passed the rules; None asks nobody.
     """
     row = pc.index_in(pairs["item_id"], items["item_id"].combine_chunks())
     asked = items.select(ASKED).take(row).to_pylist()
     waiting = {f"{item['item_id']}/{phrase}": (item, phrase) for item, phrase in zip(asked, pairs["interest"].to_pylist(), strict=True)}
-    rows: list[dict[str, Any]] = []
+    kept: dict[str, dict[str, str]] = {}
+    verdicts: dict[str, list[dict[str, str]]] = {}
     rejects: list[dict[str, str]] = []
     usage, passed_at_once = Usage(), 0
     for attempt in range(1, config.max_attempts + 1):
@@ -160,28 +174,58 @@ def explain(pairs: pa.Table, items: pa.Table, rules: ReasonRules, engine: Engine
         questions = [Question(key, {"item": item, "interest": phrase or None}, sampling) for key, (item, phrase) in waiting.items()]
         outcomes, cost = ask(engine, questions, TASKS["explanation"])
         usage += cost
-        for outcome in outcomes:
-            item, phrase = waiting[outcome.question_id]
-            place = f"{outcome.question_id}#{attempt}"
-            if not isinstance(outcome.answer, ExplanationText):
-                rejects.append(refusal(STAGE, place, outcome))
-                continue
-            text = " ".join(outcome.answer.explanation.split())
-            if broken := rules.broken(text, item, phrase):
-                rejects.append(refuse(STAGE, place, broken, text))
-                continue
-            rows.append(_row(item, phrase, text, engine.name))
-            del waiting[outcome.question_id]
-        passed_at_once = len(rows) if attempt == 1 else passed_at_once
+        good, refused = _by_rule(outcomes, waiting, rules, engine.name, attempt)
+        rejects += refused
+        if judge is not None and good:
+            verdicts |= {key: [] for key in good}
+            for verdict in judge.judge(EXPLANATION.from_rows(list(good.values())), items).to_pylist():
+                verdicts[verdict["subject"]].append(verdict)
+            good, refused = _by_judge(good, verdicts, attempt)
+            rejects += refused
+        kept |= good
+        waiting = {key: pair for key, pair in waiting.items() if key not in good}
+        passed_at_once = len(kept) if attempt == 1 else passed_at_once
         if not waiting:
             break
-    passed = len(rows)
-    rows += [
-        _row(item, ANYBODY, text, BY_RULE) for item, phrase in waiting.values() if phrase == ANYBODY and (text := rules.from_facts(item))
+    without = (item for item, phrase in waiting.values() if phrase == ANYBODY)
+    from_facts = [_row(item, ANYBODY, text, BY_RULE) for item in without if (text := rules.from_facts(item))]
+    counts = {"pairs": len(asked), "passed": len(kept), "passed_at_once": passed_at_once, "from_facts": len(from_facts)}
+    explanations = EXPLANATION.from_rows([*kept.values(), *from_facts]).sort_by([(name, "ascending") for name in EXPLANATION.key])
+    judged = VERDICT.from_rows([verdict for found in verdicts.values() for verdict in found])
+    return Explained(explanations, judged, REJECT.from_rows(rejects), usage, counts)
+
+
+def _by_rule(
+    outcomes: Sequence[Outcome], pairs: Mapping[str, tuple[dict[str, Any], str]], rules: ReasonRules, model: str, attempt: int
+) -> tuple[dict[str, dict[str, str]], list[dict[str, str]]]:
+    """EXPLANATION rows of what passes, by pair, and REJECT rows of the rest."""
+    good, refused = {}, []
+    for outcome in outcomes:
+        key, place = outcome.question_id, f"{outcome.question_id}#{attempt}"
+        item, phrase = pairs[key]
+        if not isinstance(outcome.answer, ExplanationText):
+            refused.append(refusal(STAGE, place, outcome))
+            continue
+        text = " ".join(outcome.answer.explanation.split())
+        if broken := rules.broken(text, item, phrase):
+            refused.append(refuse(STAGE, place, broken, text))
+        else:
+            good[key] = _row(item, phrase, text, model)
+    return good, refused
+
+
+def _by_judge(
+    rows: Mapping[str, dict[str, str]], verdicts: Mapping[str, list[dict[str, str]]], attempt: int
+) -> tuple[dict[str, dict[str, str]], list[dict[str, str]]]:
+    """The rows that the judge let pass under every criterion, and REJECT rows of the rest, named by their first no."""
+    against = {key: [verdict for verdict in verdicts[key] if verdict["label"] != "yes"] for key in rows}
+    good = {key: row for key, row in rows.items() if verdicts[key] and not against[key]}
+    refused = [
+        refuse(STAGE, f"{key}#{attempt}", f"judged: {said['criterion']}", f"{rows[key]['text']} ({said['reason']})")
+        for key in rows
+        for said in against[key][:1]
     ]
-    counts = {"pairs": len(asked), "passed": passed, "passed_at_once": passed_at_once, "from_facts": len(rows) - passed}
-    explanations = EXPLANATION.from_rows(rows).sort_by([(name, "ascending") for name in EXPLANATION.key])
-    return Explained(explanations, REJECT.from_rows(rejects), usage, counts)
+    return good, refused
 
 
 def _redraw(config: ExplanationConfig, attempt: int) -> dict[str, Any]:

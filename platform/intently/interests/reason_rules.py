@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +55,7 @@ _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s|$)")
 _CONTACT = re.compile(r"\S@\S|https?:|www\.|(?<!\w)@\w|\+?\d[\d\s()/-]{7,}\d|\b(?:mr|mrs|ms|miss|dr)\b\.?\s*[A-Z]", re.IGNORECASE)
 _COMPOUND = re.compile(r"(?<![\w-])([^\W\d_]+)-(?:[^\W\d_]+-)*([^\W\d_]+)")
+_LETTER = re.compile(r"(?<![\w'’&.-])[^\W\d_ai](?![\w'’&.-])", re.IGNORECASE)
 SHORT_TITLE = 7
 """Words up to which a title is taken for a name and no more."""
 FACTS = ["title", "category", "categories", "brand", "attributes", "description"]
@@ -111,12 +114,20 @@ class ReasonRules:
 
     def __init__(self, items: pa.Table, interests: Sequence[str], is_word: Callable[[str], bool], config: RuleConfig) -> None:
         self._config, self._is_word = config, cache(is_word)
+        self._is_broken = cache(self._looks_broken)
         self._brands = BrandFinder.of_items(items)
         self._interests = BrandFinder(interests)
         self._kinds = _kind_words(items["title"].to_pylist(), items["category"].to_pylist(), config.kind_share)
+        self._kinds |= {
+            f"{first} {last}" for first, last in (said[-2:] for said in map(words, items["title"].to_pylist()) if len(said) > 1)
+        }
         self._values = _attribute_values(items["attributes"].to_pylist())
         texts = [*(_facts(item) for item in items.select(FACTS).to_pylist()), *interests]
         self._known = frozenset(word for text in texts for word in words(text))
+        self._by_ending: dict[str, list[str]] = {}
+        for word in sorted(self._known):
+            if len(word) > 4:
+                self._by_ending.setdefault(word[-3:], []).append(word)
         self._compounds = frozenset(compound for text in texts for compound in _compounds(text))
         self._halves = frozenset(half for first, last in self._compounds for half in (f"{first}-", f"-{last}"))
         # In the order in which a reader would mind; the first broken one is the reason of the refusal.
@@ -162,7 +173,10 @@ class ReasonRules:
         return any(f" {normalise(brand)} " not in one.facts for brand in self._brands.find(one.text))
 
     def _foreign_kind(self, one: Reasoned) -> bool:
-        return any(word in self._kinds and not _shares(word, one.own) for word in one.said)
+        pairs = (f"{first} {last}" for first, last in pairwise(one.said))
+        return any(word in self._kinds and not _shares(word, one.own) for word in one.said) or any(
+            pair in self._kinds and f" {pair} " not in one.facts for pair in pairs
+        )
 
     def _invented_word(self, one: Reasoned) -> bool:
         """A broken word, or a compound put together of halves of the catalogue's: "pre-proof" of "pre-washed" and "water-proof"."""
@@ -170,15 +184,21 @@ class ReasonRules:
             (first, last) not in self._compounds and (f"{first}-" in self._halves or f"-{last}" in self._halves)
             for first, last in _compounds(one.text)
         )
-        return any(made_up) or any(self._is_broken(word) for word in one.said if word.isalpha() and word not in self._known)
+        stray = (letter.casefold() not in one.own for letter in _LETTER.findall(one.text))
+        return any(made_up) or any(stray) or any(self._is_broken(word) for word in one.said if word.isalpha() and word not in self._known)
 
-    def _is_broken(self, word: str) -> bool:
-        """Whether a word that the catalogue does not have is a word that it has, and a rest that is none: "glight"."""
+    def _looks_broken(self, word: str) -> bool:
+        """Whether a word that nobody knows is one of the catalogue's with another beginning ("thooden"), or that and a rest ("glight")."""
         if self._is_word(word):
             return False
         cuts = [(word[:cut], word[cut:]) for cut in range(1, len(word))]
+        if any(len(first) > 2 and len(last) > 2 and self._is_whole(first) and self._is_whole(last) for first, last in cuts):
+            return False
         rests = [rest for pair in cuts for half, rest in (pair, pair[::-1]) if len(half) > 3 and half in self._known]
-        return bool(rests) and not any(map(self._is_whole, rests))
+        if any(map(self._is_whole, rests)):
+            return False
+        alike = get_close_matches(word, self._by_ending.get(word[-3:], []), n=3, cutoff=0.75)
+        return bool(rests) or any(known[:3] != word[:3] for known in alike)
 
     def _is_whole(self, part: str) -> bool:
         return len(part) > 1 and (part in self._known or self._is_word(part) or f"##{part}" in ENDINGS)
@@ -241,7 +261,8 @@ def _split(attribute: str) -> tuple[str, str]:
 
 def _shares(word: str, own: frozenset[str]) -> bool:
     """Whether a word is the item's own, in the singular or the plural."""
-    return word in own or f"{word}s" in own or word.removesuffix("s") in own or word.removesuffix("es") in own or f"{word}es" in own
+    forms = (word, f"{word}s", f"{word}es", word.removesuffix("s"), word.removesuffix("es"), f"{word.removesuffix('ies')}y")
+    return any(form in own for form in forms) or (word.endswith("y") and f"{word[:-1]}ies" in own)
 
 
 def _names(said: tuple[str, ...], wordings: tuple[str, ...]) -> bool:
@@ -250,11 +271,14 @@ def _names(said: tuple[str, ...], wordings: tuple[str, ...]) -> bool:
 
 
 def _nameless(one: Reasoned) -> bool:
-    """Neither a word of the title, nor of a category or an attribute: it could be said of anything."""
+    """Neither a word of the title that is more than a brand or an attribute, nor of a category: it does not say what the item is."""
     item = one.item
-    told = [item["title"], item["category"], *(item.get("categories") or []), *(value for _, value in map(_split, item["attributes"]))]
-    own = frozenset(words(" ; ".join(told))) - set(words(item["brand"] or "")) - _PLAIN
-    return not any(_shares(word, own) for word in one.said if word not in _PLAIN)
+    qualities = frozenset(words(" ; ".join([item["brand"] or "", *(value for _, value in map(_split, item["attributes"]))])))
+    categories = frozenset(words(" ; ".join([item["category"], *(item.get("categories") or [])])))
+    own = (frozenset(words(item["title"])) - qualities | categories) - _PLAIN
+    # An interest may be called like a category; naming it says nothing of the item.
+    beside = f" {' '.join(one.said)} ".replace(f" {normalise(one.interest)} ", " ").split()
+    return not any(_shares(word, own) for word in beside if word not in _PLAIN)
 
 
 def _foreign_number(one: Reasoned) -> bool:

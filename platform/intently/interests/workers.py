@@ -14,7 +14,7 @@ import pyarrow as pa
 from intently.core.schema import ITEM
 from intently.core.workspace import Artifact, Stage
 from intently.data.counts import save_counts
-from intently.interests.explanations import ExplanationConfig, explain, pairs_of_part, plan_pairs
+from intently.interests.explanations import ExplanationConfig, ReasonJudge, explain, pairs_of_part, plan_pairs
 from intently.interests.phrases import BrandFinder
 from intently.interests.reason_rules import ReasonRules
 from intently.interests.tags import TagConfig, predict_tags
@@ -114,6 +114,8 @@ class Explainer:
         parts: names of all parts; a pair's hash says in which it lies.
         engine: which language model.
         encoder: which text encoder.
+        verdicts: takes what the judge said, a part for each part.
+        judge: reads what passed the rules; None asks nobody.
     """
 
     def __init__(
@@ -126,8 +128,11 @@ class Explainer:
         parts: list[str],
         engine: EngineConfig,
         encoder: EncoderConfig,
+        verdicts: Stage,
+        judge: ReasonJudge | None,
     ) -> None:
         self._stage, self._config, self._parts = stage, config, parts
+        self._verdicts, self._judge = verdicts, judge
         self._items = items.read(columns=TEXT_COLUMNS)
         mined, encodes = interests.read(columns=["user_id", "interest", "evidence"]), TextEncoder(encoder)
         self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, encodes, config)
@@ -137,7 +142,8 @@ class Explainer:
     def __call__(self, part: str) -> dict[str, int | float]:
         """Write the reasons of the pairs that fall into one part."""
         pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
-        explained = explain(pairs, self._items, self._rules, self._engine, self._config)
+        explained = explain(pairs, self._items, self._rules, self._engine, self._config, self._judge)
+        self._verdicts.write(part, explained.verdicts)
         return _write(self._stage, part, explained.explanations, explained.rejects, explained.usage, explained.counts)
 
 

@@ -71,6 +71,22 @@ class ExplanationText(Answer):
     explanation: str = Field(min_length=10, max_length=200)
 
 
+class Judgement(Answer):
+    """What a judge says of one result under one criterion."""
+
+    verdict: Literal["yes", "no"]
+    reason: str = Field(min_length=1, max_length=160)
+
+
+class ExplanationVerdict(Answer):
+    """Answer of the task `explanation_verdict` (RecGPT §2.4.1): one judgement a criterion."""
+
+    relevance: Judgement
+    factuality: Judgement
+    clarity: Judgement
+    safety: Judgement
+
+
 class ItemName(Answer):
     """Answer of the task `item_name`."""
 
@@ -160,6 +176,15 @@ TASKS: dict[str, Task] = {
             {
                 "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
                 "interest": "the interest that the item serves, or None for a reason that fits anybody",
+            },
+        ),
+        Task(
+            "explanation_verdict",
+            ExplanationVerdict,
+            {
+                "explanation": "the text to be judged",
+                "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
+                "interest": "the interest that the text was written for, or None for a reason that fits anybody",
             },
         ),
         Task(

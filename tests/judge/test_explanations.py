@@ -1,0 +1,138 @@
+"""The judge against a real OpenAI-compatible server: what it is asked, and what becomes of its answers, broken ones too."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from intently.core.schema import EXPLANATION, ITEM
+from intently.interests.explanations import ExplanationConfig, explain
+from intently.interests.reason_rules import ReasonRules, RuleConfig
+from intently.judge.explanations import ExplanationJudge, JudgeConfig
+from intently.judge.rubrics import EXPLANATIONS
+from intently.llm import contract
+from intently.llm.engines.endpoint import EndpointConfig
+from intently.llm.engines.scripted import ScriptedEngine
+
+TEXTS = {
+    ("boots", "mountain hiking"): "Leather boots keep feet dry on mountain paths.",
+    ("boots", ""): "Boots that never wear out.",
+    ("kettle", "mountain hiking"): "A kettle for the summit.",
+}
+
+
+class JudgeServer:
+    """Says no to what is too good to be true, to what does not fit, and nonsense about kettles for nobody in particular."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.base_url = ""
+        self.app = FastAPI()
+        self.app.post("/v1/chat/completions")(self.complete)
+
+    async def complete(self, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        self.bodies.append(body)
+        question = body["messages"][1]["content"]
+        verdict = {name: {"verdict": "yes", "reason": "it does"} for name in EXPLANATIONS.criteria}
+        if "never wear out" in question:
+            verdict["factuality"] = {"verdict": "no", "reason": "nothing wears out never"}
+        if "summit" in question:
+            verdict["relevance"] = {"verdict": "no", "reason": "nobody carries a kettle up"}
+        text = "I would rather not say." if "Kitchen kettle" in question else json.dumps(verdict)
+        return {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JudgeServer]:
+    judge = JudgeServer()
+    listening = socket.create_server(("127.0.0.1", 0))
+    runner = uvicorn.Server(uvicorn.Config(judge.app, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
+    thread.start()
+    judge.base_url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    yield judge
+    runner.should_exit = True
+    runner.force_exit = True
+    thread.join()
+    listening.close()
+
+
+@pytest.fixture
+def items() -> pa.Table:
+    rows = [("boots", "Leather hiking boots", "Hiking", 119.0), ("kettle", "Gooseneck kettle", "Coffee", None)]
+    fixed = {"brand": None, "categories": [], "attributes": ["material: leather"], "description": None}
+    return ITEM.from_rows([{"item_id": i, "title": t, "category": c, "price": p, **fixed} for i, t, c, p in rows])
+
+
+def judge_of(server: JudgeServer) -> ExplanationJudge:
+    engine = EndpointConfig(base_url=server.base_url, model="judge-7b", max_retries=0, timeout_s=20)
+    # As it travels to the process that judges.
+    return pickle.loads(pickle.dumps(ExplanationJudge(JudgeConfig(engine=engine))))
+
+
+def explanations(texts: dict[tuple[str, str], str]) -> pa.Table:
+    return EXPLANATION.from_rows([{"item_id": i, "interest": n, "text": t, "model": "m"} for (i, n), t in texts.items()])
+
+
+def test_judge_answers_every_criterion_with_a_reason(server: JudgeServer, items: pa.Table) -> None:
+    verdicts = judge_of(server).judge(explanations(TEXTS), items).to_pylist()
+    assert len(verdicts) == 3 * 4
+    assert {(row["task"], row["judge"]) for row in verdicts} == {("explanations", "endpoint:judge-7b")}
+    said_no = {(row["subject"], row["criterion"]): row["reason"] for row in verdicts if row["label"] == "no"}
+    assert said_no == {
+        ("boots/", "factuality"): "nothing wears out never",
+        ("kettle/mountain hiking", "relevance"): "nobody carries a kettle up",
+    }
+    assert {row["criterion"] for row in verdicts} == {"relevance", "factuality", "clarity", "safety"}
+
+
+def test_judge_is_shown_the_text_its_item_and_the_interest(server: JudgeServer, items: pa.Table) -> None:
+    judge_of(server).judge(explanations({key: TEXTS[key] for key in [("boots", "mountain hiking")]}), items)
+    assert server.bodies[-1]["messages"][1]["content"].splitlines() == [
+        "Text: Leather boots keep feet dry on mountain paths.",
+        "Item: Leather hiking boots",
+        "Category: Hiking",
+        "Price: 119.00",
+        "Facts: material: leather",
+        "Interest: mountain hiking",
+    ]
+    schema = server.bodies[-1]["response_format"]["json_schema"]["schema"]
+    assert set(schema["properties"]) == set(EXPLANATIONS.criteria)
+
+
+def test_judge_without_a_valid_answer_has_said_no_to_everything(server: JudgeServer, items: pa.Table) -> None:
+    asked = len(server.bodies)
+    verdicts = judge_of(server).judge(explanations({("kettle", ""): "Kitchen kettle."}), items).to_pylist()
+    assert len(server.bodies) == asked + 2, "one repair"
+    assert {(row["label"], row["reason"]) for row in verdicts} == {("no", "no verdict: answer is not JSON")}
+
+
+def test_judge_of_nothing_says_nothing(server: JudgeServer, items: pa.Table) -> None:
+    assert judge_of(server).judge(EXPLANATION.empty(), items).num_rows == 0
+
+
+def test_explanations_pass_only_with_every_criterion_and_are_drawn_again(server: JudgeServer, items: pa.Table) -> None:
+    def respond(request: contract.Request) -> str:
+        again = request.sampling.seed is not None
+        return json.dumps({"explanation": "Boots of strong leather." if again else "Boots that never wear out."})
+
+    pairs = pa.table({"item_id": ["boots"], "interest": [""]})
+    rules = ReasonRules(items, [], str.isascii, RuleConfig())
+    explained = explain(pairs, items, rules, ScriptedEngine(respond), ExplanationConfig(max_attempts=2), judge_of(server))
+    assert explained.explanations["text"].to_pylist() == ["Boots of strong leather."]
+    assert [(row["row"], row["reason"], row["detail"]) for row in explained.rejects.to_pylist()] == [
+        ("boots/#1", "judged: factuality", "Boots that never wear out. (nothing wears out never)")
+    ]
+    assert {(row["subject"], row["label"]) for row in explained.verdicts.to_pylist()} == {("boots/", "yes")}
+    stubborn = ScriptedEngine(lambda request: json.dumps({"explanation": "Boots that never wear out."}))
+    refused = explain(pairs, items, rules, stubborn, ExplanationConfig(max_attempts=2), judge_of(server))
+    assert refused.counts == {"pairs": 1, "passed": 0, "passed_at_once": 0, "from_facts": 1}
