@@ -51,7 +51,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     config = service.config
     # The last that is added is the outermost: origins, then measuring, then the gate.
-    app.add_middleware(Gate, keys=service.keys, limiter=service.limiter, max_in_flight=config.max_in_flight, timeout_s=config.timeout_s)
+    app.add_middleware(Gate, keys=service.keys, limiter=service.limiter, load=service.load, timeout_s=config.timeout_s)
     app.add_middleware(Measured, telemetry=service.telemetry, max_body_bytes=config.max_body_bytes)
     if config.access.cors_origins:
         app.add_middleware(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from prometheus_client import Gauge
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,19 +18,33 @@ from serve.auth import ApiKey, Keys, scope_of
 from serve.limits import Limiter, retry_after
 from serve.problems import RETRY_AFTER_S, respond
 from serve.settings import Scope
+from serve.telemetry import Telemetry
 
 BEARER = "bearer "
 # What a load balancer and an operator must see when the replica is full.
 NEVER_SHED = ("/healthz", "/readyz", "/metrics")
 
 
+class Load:
+    """How many requests a replica works on.
+
+    Args:
+        most: further ones are refused.
+        telemetry: where it is shown.
+    """
+
+    def __init__(self, most: int, telemetry: Telemetry) -> None:
+        self.most, self.now = most, 0
+        gauge = Gauge("intently_in_flight", "Requests in work.", ["replica"], registry=telemetry.registry)
+        gauge.labels(telemetry.replica).set_function(lambda: float(self.now))
+
+
 class Gate:
     """Answers 401, 403, 429 and 503; lets the rest through, for at most `timeout_s`."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, limiter: Limiter, max_in_flight: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | None, limiter: Limiter, load: Load, timeout_s: float) -> None:
         self._app, self._keys, self._limiter = app, keys, limiter
-        self._max_in_flight, self._timeout_s = max_in_flight, timeout_s
-        self._in_flight = 0
+        self._load, self._timeout_s = load, timeout_s
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,16 +58,20 @@ class Gate:
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
-        if self._in_flight >= self._max_in_flight and path not in NEVER_SHED:
-            await _busy(scope, self._max_in_flight)(scope, receive, send)
+        if path in NEVER_SHED:
+            await self._app(scope, receive, send)
             return
-        self._in_flight += 1
+        if self._load.now >= self._load.most:
+            detail = f"the replica works on {self._load.most} requests already"
+            await _unavailable(scope, "busy", detail)(scope, receive, send)
+            return
+        self._load.now += 1
         try:
             # One turn of the loop: every request that came in at the same time is counted before the first of them is worked on.
             await asyncio.sleep(0)
             await self._within_time(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._load.now -= 1
 
     async def _within_time(self, scope: Connection, receive: Receive, send: Send) -> None:
         started = False
@@ -91,10 +110,6 @@ class Gate:
 
 def _unauthorised(request: Request, detail: str) -> Response:
     return respond(request, 401, "no-key", detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _busy(scope: Connection, limit: int) -> Response:
-    return _unavailable(scope, "busy", f"the replica works on {limit} requests already")
 
 
 def _unavailable(scope: Connection, kind: str, detail: str) -> Response:

@@ -14,7 +14,9 @@ from redis import asyncio as aio
 
 from serve.auth import Keys
 from serve.events import EventLog, EventStore, FileStore
+from serve.gate import Load
 from serve.limits import Limiter
+from serve.logs import start_logging
 from serve.recommend import Recommender
 from serve.reload import Reloader, name_of, versions_to_start_with
 from serve.session import Sessions
@@ -32,8 +34,10 @@ class Service:
     def __init__(self, config: ServeConfig, workspace: Workspace, replica: str, replicas: int) -> None:
         """Use `open`."""
         self.config, self._workspace = config, workspace
+        start_logging(config.log, replica)
         state = self._load(versions_to_start_with(workspace))
-        self.telemetry = Telemetry(replica, state.versions)
+        self.telemetry = Telemetry(replica, state.versions, config.log, config.tracing)
+        self.load = Load(config.max_in_flight, self.telemetry)
         self.sessions = Sessions(config.session)
         self._redis: aio.Redis | None = connect(config.redis) if config.redis.url else None
         self.events: EventStore = self._open_events()
@@ -89,6 +93,7 @@ class Service:
             await self.events.close()
             if self._redis is not None:
                 await self._redis.aclose()
+            self.telemetry.tracing.close()
 
     async def _follow_events(self) -> None:
         away = False
