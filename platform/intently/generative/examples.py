@@ -16,6 +16,7 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.core.errors import ConfigError
+from intently.generative.beam import SidTokens
 from intently.generative.inputs import interest_texts
 from intently.generative.sequences import Sequences
 from intently.generative.trie import END as NO_CODE
@@ -33,9 +34,7 @@ class MixtureConfig(Config):
     )
     title_tokens: int = Field(32, ge=1, description="tokens of a title that are kept")
     titles: int = Field(5, ge=1, description="titles_to_sid: how many of the last items' titles a prompt holds")
-    item_dropout: float = Field(
-        0.0, ge=0, lt=1, description="chance that an item of a history is left out of a batch: another one each epoch"
-    )
+    item_dropout: float = Field(0.0, ge=0, lt=1, description="chance that an item of a history is left out of a batch; others each epoch")
     seed: int = Field(0, description="of the examples that are drawn")
 
 
@@ -56,24 +55,21 @@ class Example:
 
 @dataclass(frozen=True)
 class ItemTokens:
-    """Semantic IDs of the catalogue as tokens.
+    """Items of the catalogue in the model's tokens.
 
     Attributes:
-        tokens: [N, L] of item rows; NO_CODE behind a shorter one's end.
+        semantic_ids: [N, L] codes; NO_CODE behind a shorter one's end.
+        sid: where codes lie in the vocabulary.
     """
 
-    tokens: np.ndarray
-
-    @classmethod
-    def of(cls, semantic_ids: np.ndarray, vocabulary: Vocabulary) -> ItemTokens:
-        """[N, L] codes → tokens."""
-        return cls(np.where(semantic_ids == NO_CODE, NO_CODE, vocabulary.sid.encode(semantic_ids)))
+    semantic_ids: np.ndarray
+    sid: SidTokens
 
     def write(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of items one after the other, and how many each has."""
-        rows = self.tokens[items]
+        rows = self.semantic_ids[items]
         written = rows != NO_CODE
-        return rows[written], written.sum(axis=1)
+        return self.sid.encode(rows)[written], written.sum(axis=1)
 
 
 def build_examples(

@@ -134,7 +134,7 @@ def train_generator(session: TrainSession, workspace: Workspace, versions: Mappi
     """
     data = read_generator_data(workspace, versions, config)
     model, vocabulary = build_decoder(config.decoder, data.titles, data.trie.code_counts, config.sft.seed)
-    items = ItemTokens.of(data.trie.semantic_ids, vocabulary)
+    items = ItemTokens(data.trie.semantic_ids, vocabulary.sid)
     item_ids = pa.array(data.trie.item_ids, pa.string())
     examples = build_examples(
         data.past, items, data.titles, data.interests, item_ids, vocabulary, config.mixture, config.sequences.max_items

@@ -1,8 +1,7 @@
 """Supervised fine-tuning with TRL's trainer, inside the one Train harness: DeepSpeed, any number of workers, goes on from a checkpoint.
 
-Examples come as tokens with the place from which on they count, so that the loss is on completions only whatever the task; how a batch is
-put together is the caller's. What is kept of an epoch is TRL's own checkpoint (model, optimizer, schedule, random state) in MODEL beside the
-harness's PROGRESS.
+Examples come as tokens, and the caller's collate says which of them count, so that the loss is on completions only whatever the task.
+What is kept of an epoch is TRL's own checkpoint (model, optimizer, schedule, random state) in MODEL beside the harness's PROGRESS.
 """
 
 from __future__ import annotations
