@@ -31,7 +31,6 @@ from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
 from intently.retrieval.index import IndexConfig, VectorIndex, build_index
 from intently.retrieval.index_files import IndexBuild, load_index
-from intently.retrieval.interactions import BehaviourConfig
 from intently.retrieval.trained import restore_towers
 from intently.retrieval.training import LearningConfig, TrainingConfig, read_tower_data, train_towers
 from intently.runtime.train import WEIGHTS, TrainConfig, train
@@ -42,7 +41,6 @@ K = 100
 NUM_CELLS = 128
 TABLES = ("item", "history_train", "tag", "item_embedding", "tag_embedding")
 SIMULATED = SimulatorSource(num_users=200, num_items=600, pictures=False)
-RATINGS = BehaviourConfig.parse({"history": ["rating"], "taken": ["rating"], "weights": {"rating": 1.0}})
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def fit(folder: Path, data: Path, quick: bool) -> None:
     source = SIMULATED if quick else SharedParquetConfig(path=str(data / "amazon_beauty"))
     workspace = prepare(source, folder / "world")
     learning = LearningConfig(num_epochs=2 if quick else 5, batch_size=256 if quick else 2048)
-    config = TrainingConfig(learning=learning) if quick else TrainingConfig(learning=learning, behaviours=RATINGS)
+    config = TrainingConfig(learning=learning)
     versions = {name: workspace.artifact(name).version for name in TABLES}
     arguments = {"workspace": workspace, "versions": versions, "config": config}
     with train(train_towers, arguments, TrainConfig(launcher="local"), workspace, "towers/benchmark") as result:

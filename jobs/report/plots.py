@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from intently.retrieval.fusion import Point
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -95,6 +96,29 @@ def plot_sweep(left: Sweep, right: Sweep | None, chosen: float) -> bytes:
         beside.spines[["top", "left", "bottom"]].set_visible(False)
         beside.spines["right"].set_color(QUIET)
         _curve(beside, right, PALETTE[1])
+    return _png(figure)
+
+
+def plot_front(points: Sequence[Point], front: Sequence[Point], chosen: Point) -> bytes:
+    """Every b of the sweep by accuracy and category coverage, coloured by the tail's share; the front joined, the chosen b ringed."""
+    figure, axes = _canvas(6.4, 3.8)
+    line = sorted(front, key=lambda point: point.accuracy)
+    axes.plot([p.accuracy for p in line], [p.coverage for p in line], color=QUIET, linewidth=1.2, zorder=1)
+    accuracy, coverage, tail = np.array([point.aims for point in points]).T
+    dots = axes.scatter(accuracy, coverage, c=tail, cmap="viridis", s=34, zorder=2)
+    axes.plot([chosen.accuracy], [chosen.coverage], "o", markersize=13, fillstyle="none", color=PALETTE[1], markeredgewidth=2, zorder=3)
+    for point in {min(points, key=lambda p: p.beta), max(points, key=lambda p: p.beta)} - {chosen}:
+        axes.annotate(
+            f"β = {point.beta:g}", (point.accuracy, point.coverage), (7, -12), textcoords="offset points", color=QUIET, fontsize=8
+        )
+    said = f"chosen β = {chosen.beta:.2f}"
+    axes.annotate(said, (chosen.accuracy, chosen.coverage), (-10, 12), textcoords="offset points", color=INK, ha="right")
+    axes.margins(0.12)
+    axes.set_xlabel("NDCG, validation, seen items left out")
+    axes.set_ylabel("category coverage of a list")
+    bar = figure.colorbar(dots, ax=axes)
+    bar.set_label("share of the tail", color=INK)
+    bar.outline.set_visible(False)
     return _png(figure)
 
 

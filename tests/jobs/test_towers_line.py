@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import build_index
 import numpy as np
 import pytest
+import ray
 import sweep_fusion
 import train_towers
+import yaml
 from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
 from intently.core.schema import CANDIDATE, HISTORY
 from intently.core.workspace import Workspace
 from intently.retrieval import retriever as retriever_module
 from intently.retrieval.retriever import STRANGER, TowerRetriever, UnknownUserError
+from PIL import Image
 
 from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, item_of, put, user, write_world
 
@@ -36,6 +43,7 @@ TRAIN = train_towers.TrainTowersConfig.parse(
     }
 )
 SWEEP = sweep_fusion.SweepFusionConfig.parse({"fusion": {"betas": [0.0, 0.5, 1.0], "cutoffs": [3], "list_length": 3}})
+ROOT = Path(__file__).parents[2]
 UNTAGGED = user(NUM_USERS - 1)
 
 
@@ -79,6 +87,40 @@ def test_sweep_fusion_writes_every_point_and_beats_popularity(line: Workspace) -
     )
     chosen = [row for row in rows if row["setting"] == f'{{"beta": {metrics["beta"]}}}' and row["name"] == "NDCG" and row["filter_seen"]]
     assert chosen[0]["value"] == best["value"]
+
+
+def test_sweep_fusion_leaves_the_front_as_table_and_plot(line: Workspace) -> None:
+    fusion = line.artifact("fusion")
+    table = Path(fusion.fetch("front.csv")).read_text().splitlines()
+    assert len(table) == 4
+    assert [row.split(",")[0] for row in table if row.endswith("yes")] == [f"{fusion.manifest.metrics['beta']:g}"]
+    assert Image.open(fusion.fetch("front.png")).format == "PNG"
+
+
+def test_sweep_fusion_killed_in_the_middle_measures_only_what_is_missing(line: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"fusion": {"betas": [step / 40 for step in range(41)], "cutoffs": [3], "list_length": 3, "pooling": "max"}}
+    many = sweep_fusion.SweepFusionConfig.parse(settings)
+    config = Path(line.root).with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "jobs/sweep_fusion.py", "--config", str(config), "--workspace", line.root]
+    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert any(said.startswith("fusion: 4/41") for said in driver.stdout), "the sweep ended before four points were measured"
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
+    stage = sweep_fusion.JOB.stage(line, "fusion", many)
+    done = [name for name in line.list_files(line.path(f"fusion/{stage.version}/trials")) if name.startswith("point-")]
+    assert not stage.finished
+    assert 4 <= len(done) < 41
+    capsys.readouterr()
+    found = sweep_fusion.JOB.execute(many, line)
+    lines = [said for said in capsys.readouterr().out.splitlines() if said.startswith("fusion: ")]
+    assert len(lines) <= 41 - len(done)
+    assert lines[-1].startswith("fusion: 41/41")
+    assert (found.manifest.metrics["num_points"], found.manifest.notes["pooling"]) == (41, "max")
+    assert TowerRetriever.load(line).beta == found.manifest.metrics["beta"]
+    sweep_fusion.JOB.execute(SWEEP, line)  # LATEST names the sweep of the other tests again
 
 
 def test_build_index_is_exact_for_a_small_catalogue(line: Workspace) -> None:

@@ -18,7 +18,7 @@ from intently.core.errors import ConfigError, IntentlyError, SchemaError
 from intently.core.schema import CANDIDATE
 from intently.core.workspace import Artifact, Workspace
 from intently.retrieval.catalogue import vectors_of
-from intently.retrieval.fusion import FusedVectors, fuse, pool_tags
+from intently.retrieval.fusion import FusedVectors, Pooling, fuse, pool_tags
 from intently.retrieval.index import VectorIndex
 from intently.retrieval.index_files import load_index
 from intently.retrieval.interactions import Interactions, Seen, read_interactions, rows_of, seen_items
@@ -56,6 +56,7 @@ class TowerRetriever:
         seen: items that each user has taken.
         towers: the towers, for events that came later and for strangers.
         beta: weight of h_u that the sweep chose.
+        pooling: how several tags become one vector, as the sweep did it.
         versions: artifact → version that was loaded.
     """
 
@@ -72,6 +73,7 @@ class TowerRetriever:
     seen: Seen
     towers: TrainedTowers
     beta: float
+    pooling: Pooling
     versions: dict[str, str]
 
     @classmethod
@@ -102,6 +104,8 @@ class TowerRetriever:
         past = read_interactions(history, item_ids, towers.config.behaviours.history)
         if not past.user_ids.equals(user_ids):
             raise SchemaError(f"{artifacts['user_vector']} and {artifacts['history_train']} hold different users: train the towers anew")
+        fusion = artifacts["fusion"].manifest
+        pooling: Pooling = "max" if fusion.notes.get("pooling") == "max" else "mean"
         wanted = artifacts["tag"].read(columns=["user_id", "tag"])
         owners, tag_rows = rows_of(wanted["user_id"], user_ids), rows_of(wanted["tag"], tags["id"].combine_chunks())
         tag_vectors = vectors_of(tags) if tags.num_rows else np.zeros((0, towers.config.towers.dim), np.float32)
@@ -117,11 +121,14 @@ class TowerRetriever:
             offered=rows >= 0 if (rows < 0).any() else None,
             tower_rows=rows_of(item_ids, towers.item_ids),
             user_rows={user: row for row, user in enumerate(user_ids.to_pylist())},
-            vectors=FusedVectors(vectors_of(users), pool_tags(tag_vectors, owners[owners >= 0], tag_rows[owners >= 0], len(user_ids))),
+            vectors=FusedVectors(
+                vectors_of(users), pool_tags(tag_vectors, owners[owners >= 0], tag_rows[owners >= 0], len(user_ids), pooling)
+            ),
             past=past,
             seen=seen_items(past, towers.config.behaviours),
             towers=towers,
-            beta=artifacts["fusion"].manifest.metrics["beta"],
+            beta=fusion.metrics["beta"],
+            pooling=pooling,
             versions={name: artifact.version for name, artifact in artifacts.items()},
         )
 
@@ -221,7 +228,7 @@ class TowerRetriever:
         wanted = pa.array([tag for tag in tags if tag.strip()], pa.string())
         if len(wanted):
             number = len(wanted)
-            return pool_tags(self.towers.tag_vectors(wanted), np.zeros(number, np.int64), np.arange(number), 1)
+            return pool_tags(self.towers.tag_vectors(wanted), np.zeros(number, np.int64), np.arange(number), 1, self.pooling)
         return np.zeros_like(self.vectors.tags[:1]) if row is None else self.vectors.tags[row : row + 1]
 
     def _search(

@@ -17,11 +17,13 @@ from intently.core.workspace import Workspace
 from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularity
 from intently.retrieval.catalogue import Catalogue, read_catalogue, vectors_of
 from intently.retrieval.evaluate import Ranking, Scorer, Targets, accuracy, rank, read_targets, spread
-from intently.retrieval.fusion import FusedVectors, Point, pool_tags
+from intently.retrieval.fusion import FusedVectors, Point, Pooling, pareto_front, pool_tags
 from intently.retrieval.interactions import BehaviourConfig, append_interactions, read_interactions, rows_of
 from intently.retrieval.trained import load_towers
 
 Figures = dict[tuple[str, int], float]
+SPREAD = ("category_coverage", "tail_share")
+"""What diversity is judged by, beside accuracy."""
 
 
 class FusionConfig(Config):
@@ -31,6 +33,10 @@ class FusionConfig(Config):
         tuple(step / 20 for step in range(21)), min_length=1, description="values of b that are tried, 0 (tags only) to 1 (behaviour only)"
     )
     cutoffs: tuple[int, ...] = Field((10, 50), min_length=1, description="k of HR, NDCG and MRR; the first decides")
+    pooling: Pooling = Field("mean", description="several tags of a user in one vector: mean, or the maximum of each coordinate")
+    concession: float = Field(
+        0.01, ge=0, lt=1, description="share of the best NDCG that the chosen b may give up for category coverage and the tail"
+    )
     list_length: int = Field(10, ge=1, description="length of the lists that diversity is measured on")
     num_neighbours: int = Field(200, ge=1, description="neighbours of ItemKNN, the baseline")
     seed: int = Field(0, description="noted in the rows; nothing here is drawn at random")
@@ -95,7 +101,7 @@ def read_sweep_data(workspace: Workspace, config: FusionConfig) -> SweepData:
     known = owners >= 0
     tag_rows = rows_of(rows["tag"], tags["id"].combine_chunks())[known]
     tag_vectors = vectors_of(tags) if tags.num_rows else np.zeros((0, towers.config.towers.dim), np.float32)
-    pooled = pool_tags(tag_vectors, owners[known], tag_rows, past.num_users)
+    pooled = pool_tags(tag_vectors, owners[known], tag_rows, past.num_users, config.pooling)
     return SweepData(
         items=vectors_of(items),
         vectors={"validation": FusedVectors(vectors_of(users), pooled), "test": FusedVectors(towers.user_vectors(later), pooled)},
@@ -119,9 +125,19 @@ def figure_key(name: str, k: int, filter_seen: bool) -> str:
 
 
 def points_of(betas: Sequence[float], results: Sequence[Mapping[str, float]], config: FusionConfig) -> list[Point]:
-    """What the rule chooses among: NDCG at the first cut-off and category coverage, seen items taken out as in serving."""
-    ndcg, coverage = figure_key("NDCG", config.cutoffs[0], True), figure_key("category_coverage", config.list_length, True)
-    return [Point(beta, result[ndcg], result[coverage]) for beta, result in zip(betas, results, strict=True)]
+    """What the rule chooses among: NDCG at the first cut-off, coverage and tail, seen items taken out as in serving."""
+    keys = figure_key("NDCG", config.cutoffs[0], True), *(figure_key(name, config.list_length, True) for name in SPREAD)
+    return [Point(beta, *(result[key] for key in keys)) for beta, result in zip(betas, results, strict=True)]
+
+
+def front_table(points: Sequence[Point], chosen: Point) -> str:
+    """The sweep as CSV: every b by falling accuracy, whether it is on the Pareto front, and which one was chosen."""
+    front = pareto_front(points)
+    lines = ["beta,ndcg,category_coverage,tail_share,on_front,chosen"]
+    for point in sorted(points, key=lambda point: point.aims, reverse=True):
+        aims = ",".join(f"{value:.4f}" for value in point.aims)
+        lines.append(f"{point.beta:g},{aims},{'yes' if point in front else ''},{'yes' if point == chosen else ''}")
+    return "\n".join(lines) + "\n"
 
 
 def trial_rows(config: FusionConfig, results: Sequence[Mapping[str, float]], num_users: int) -> list[dict]:

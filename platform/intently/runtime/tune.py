@@ -1,14 +1,18 @@
 """Sweeps with Ray Tune: one function measured at many points, over data that is put into the object store once.
 
-Trials take seconds, so starting a process for each would be most of the time: actors are reused from trial to trial. A sweep of the
-same name in the same folder goes on where it was killed.
+Trials take seconds, so starting a process for each would be most of the time: actors are reused from trial to trial. Each trial keeps its
+figures in a file of its own before it reports, so that a sweep that was killed measures only the points that are not there; Tune's own
+snapshots lag behind by seconds, which is many trials here.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from pydantic import Field
 from ray import tune
@@ -39,7 +43,7 @@ class SweepConfig(Config):
 def sweep(
     measure: Measure, points: Sequence[Point], data: Any, config: SweepConfig, workspace: Workspace, name: str
 ) -> list[dict[str, float]]:
-    """Measure every point.
+    """Measure every point that is not measured yet, and print progress.
 
     Args:
         measure: module-level function, (point, data) → figures, the same keys for every point.
@@ -53,34 +57,59 @@ def sweep(
     Raises:
         SweepError: a trial failed.
     """
-    path = workspace.path(name)
-    parent, _, leaf = path.rpartition("/")
+    files = [workspace.path(name, f"point-{place:05d}.json") for place in range(len(points))]
+    pending = [place for place, file in enumerate(files) if not workspace.exists(file)]
+    if pending:
+        _run(measure, points, pending, files, data, config, workspace, name)
+    return [json.loads(workspace.read_bytes(file)) for file in files]
+
+
+def _run(
+    measure: Measure,
+    points: Sequence[Point],
+    pending: Sequence[int],
+    files: Sequence[str],
+    data: Any,
+    config: SweepConfig,
+    workspace: Workspace,
+    name: str,
+) -> None:
     resources: dict[str, float] = {"cpu": config.resources.cpus, "gpu": config.resources.gpus, **config.resources.custom}
     # Our own lines are the progress; Tune would print a table of all trials every few seconds.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     with ray_session():
-        trainable = tune.with_resources(tune.with_parameters(_trial, measure=measure, data=data), resources)
-        if tune.Tuner.can_restore(path, storage_filesystem=workspace.filesystem):
-            tuner = tune.Tuner.restore(path, trainable, restart_errored=True, storage_filesystem=workspace.filesystem)
-        else:
-            tuner = tune.Tuner(
-                trainable,
-                param_space={"place": tune.grid_search(list(range(len(points)))), "points": [dict(point) for point in points]},
-                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.num_workers),
-                run_config=tune.RunConfig(
-                    name=leaf,
-                    storage_path=parent,
-                    storage_filesystem=workspace.filesystem,
-                    failure_config=tune.FailureConfig(max_failures=config.max_failures),
-                    verbose=config.verbose,
-                ),
-            )
+        trials = [{"place": place, "point": dict(points[place]), "file": files[place]} for place in pending]
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trial, measure=measure, data=data, workspace=workspace), resources),
+            param_space={"trial": tune.grid_search(trials)},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.num_workers),
+            run_config=tune.RunConfig(
+                name=f"tune-{uuid4().hex}",  # of its own: Tune would take up what it finds under the same name
+                storage_path=workspace.path(name),
+                storage_filesystem=workspace.filesystem,
+                failure_config=tune.FailureConfig(max_failures=config.max_failures),
+                callbacks=[_Progress(name.partition("/")[0], len(points) - len(pending), len(points))],
+                verbose=config.verbose,
+            ),
+        )
         results = tuner.fit()
         if results.errors:
-            raise SweepError(f"{name}: {results.num_errors} of {len(points)} trials failed, first: {results.errors[0]}")
-        found = {result.metrics["place"]: result.metrics["figures"] for result in results}
-    return [found[place] for place in range(len(points))]
+            raise SweepError(f"{name}: {results.num_errors} of {len(pending)} trials failed, first: {results.errors[0]}")
 
 
-def _trial(config: dict[str, Any], measure: Measure, data: Any) -> None:
-    tune.report({"place": config["place"], "figures": measure(config["points"][config["place"]], data)})
+def _trial(config: dict[str, Any], measure: Measure, data: Any, workspace: Workspace) -> None:
+    trial = config["trial"]
+    workspace.write_bytes(trial["file"], json.dumps(measure(trial["point"], data)).encode())
+    tune.report({"place": trial["place"], "point": json.dumps(trial["point"])})
+
+
+class _Progress(tune.Callback):
+    """A line a finished point."""
+
+    def __init__(self, label: str, done: int, total: int) -> None:
+        self.label, self.done, self.total, self.start = label, done, total, time.monotonic()
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Ray Tune calls it with what a trial reports."""
+        self.done += 1
+        print(f"{self.label}: {self.done}/{self.total} {result['point']}, {time.monotonic() - self.start:.1f} s", flush=True)
