@@ -246,7 +246,7 @@ def _validate(case: Case, scorer: Scorer, beta: float = 1.0) -> Point:
     """NDCG@10 and category coverage on validation, seen items taken out."""
     _, ranking = rank(scorer, case.targets["validation"], CUTOFFS[0])
     figures = accuracy(ranking, CUTOFFS) | spread(ranking, case.data.catalogue, np.ones(case.data.catalogue.num_items))
-    return Point(beta, figures["NDCG", 10], figures["category_coverage", 10])
+    return Point(beta, figures["NDCG", 10], figures["category_coverage", 10], figures["tail_share", 10])
 
 
 def _digest(*decided: Any) -> str:
@@ -330,22 +330,27 @@ FULL = (
         towers=TrainingConfig.parse(
             {"behaviours": RATINGS, "learning": {"num_epochs": 8, "batch_size": 1024, "num_negatives": 256, "tag_batch_size": 64}}
         ),
-        sasrec=SASRecConfig(length=100, dropout=0.2, batch_size=16, num_epochs=30, patience=4),
+        sasrec=SASRecConfig(length=100, dropout=0.2, batch_size=16, learning_rate=0.002, num_epochs=14, patience=6),
         once=("without_tag_loss", "without_category_loss"),
     ),
     DataSet(
         name="beauty",
         source=SharedParquetConfig(path="amazon_beauty"),
         towers=TrainingConfig.parse({"behaviours": PURCHASES}),
-        sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, num_epochs=80, patience=10),
+        sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, num_epochs=40, patience=10, evaluate_every=2),
     ),
     DataSet(
         name="simulator",
         source=SimulatorSource(num_users=2000, num_items=2000, pictures=False),
         towers=TrainingConfig.parse({}),
-        sasrec=SASRecConfig(),
+        sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, batch_size=32, num_epochs=40, patience=10, evaluate_every=2),
     ),
-    DataSet(name="demo", source=None, towers=TrainingConfig.parse({}), sasrec=SASRecConfig()),
+    DataSet(
+        name="demo",
+        source=None,
+        towers=TrainingConfig.parse({}),
+        sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, batch_size=16, num_epochs=40, patience=10, evaluate_every=2),
+    ),
 )
 QUICK = (
     DataSet(
