@@ -10,7 +10,9 @@ from intently.core.config import Config
 from intently.core.errors import ConfigError
 from pydantic import Field, field_validator, model_validator
 
+from serve.logs import LogConfig
 from serve.reasons import ReasonsConfig
+from serve.tracing import TracingConfig
 
 Scope = Literal["read", "events", "admin"]
 
@@ -91,6 +93,8 @@ class ServeConfig(Config):
     session: SessionConfig = Field(SessionConfig(), description="how events change answers before the next run of the jobs")
     access: AccessConfig = Field(AccessConfig(), description="keys, limits, CORS")
     reasons: ReasonsConfig = Field(ReasonsConfig(), description="where reasons are looked up")
+    log: LogConfig = Field(LogConfig(), description="what is logged, and where")
+    tracing: TracingConfig = Field(TracingConfig(), description="OpenTelemetry spans; off unless an endpoint is set")
     redis: RedisConfig = Field(RedisConfig(), description="the server that replicas share, for events.store = redis and for limits")
 
     @model_validator(mode="after")

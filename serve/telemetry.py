@@ -1,7 +1,8 @@
-"""What is measured of every request, for Prometheus, and the ASGI layer that measures it."""
+"""What is measured of every request: figures for Prometheus, spans, a log line, and the ASGI layer that makes them."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.logs import REQUEST, LogConfig, log_request
 from serve.problems import ProblemError
+from serve.tracing import Tracing, TracingConfig, describe
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0, 4.0)
 REQUEST_ID = "x-request-id"
@@ -21,9 +24,20 @@ REQUEST_ID = "x-request-id"
 class Telemetry:
     """The counters of one replica; its name is a label, so that replicas do not overwrite each other."""
 
-    def __init__(self, replica: str, versions: Mapping[str, str]) -> None:
+    def __init__(
+        self, replica: str, versions: Mapping[str, str], log: LogConfig | None = None, tracing: TracingConfig | None = None
+    ) -> None:
+        """
+        Args:
+            replica: its name.
+            versions: artifact → version of the tables in use.
+            log: which requests are logged; None logs the failed ones.
+            tracing: where spans go; None makes none.
+        """
         self.registry = CollectorRegistry()
         self.replica = replica
+        self.log = log or LogConfig()
+        self.tracing = Tracing(tracing or TracingConfig(), replica)
         self._kinds: Tally[str] = Tally()
         self._requests = self._histogram("intently_request_seconds", "Time to answer.", "route", "status")
         self._stages = self._histogram("intently_stage_seconds", "Time within a request, by stage.", "stage")
@@ -52,7 +66,8 @@ class Telemetry:
         """Time one stage of a request."""
         start = time.perf_counter()
         try:
-            yield
+            with self.tracing.stage(name):
+                yield
         finally:
             self._stages.labels(self.replica, name).observe(time.perf_counter() - start)
 
@@ -115,6 +130,7 @@ class Measured:
         if REQUEST_ID not in headers:
             headers[REQUEST_ID] = uuid4().hex
         start, status, received = time.perf_counter(), 500, 0
+        told = REQUEST.set(headers[REQUEST_ID])
 
         async def limited_receive() -> Message:
             nonlocal received
@@ -130,9 +146,14 @@ class Measured:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, limited_receive, noting_send)
-        finally:
-            route = scope.get("route")
-            path = route.path if route is not None else "(none)"
-            self._telemetry.count_request(path, status, time.perf_counter() - start)
+        method = scope["method"]
+        with self._telemetry.tracing.request(method, headers) as span:
+            try:
+                await self._app(scope, limited_receive, noting_send)
+            finally:
+                route = scope.get("route")
+                path, seconds = route.path if route is not None else "(none)", time.perf_counter() - start
+                self._telemetry.count_request(path, status, seconds)
+                describe(span, method, path, status)
+                log_request(self._telemetry.log, method, path, status, seconds, sys.exception())
+                REQUEST.reset(told)

@@ -52,6 +52,7 @@ GOOD = [
     "Hand-rubbed and amber: an acoustic guitar for guitar playing in a snug room.",
     "Spruce carries more and more of each note. No hassle, no clutter.",
     "A weatherproof-looking guitar that stays in tune.",
+    "Never miss a note: the strings of this guitar lie low.",
 ]
 BROKEN = {
     "Too short": "not 10 to 200 characters",

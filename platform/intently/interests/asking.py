@@ -25,6 +25,8 @@ def ask(engine: Engine, questions: Sequence[Question], task: Task) -> tuple[list
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
         completion_tokens=sum(outcome.completion_tokens for outcome in outcomes),
         seconds=time.monotonic() - start,
+        cost=sum(outcome.cost for outcome in outcomes),
+        reused=sum(outcome.reused for outcome in outcomes),
     )
     return outcomes, usage
 

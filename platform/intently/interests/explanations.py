@@ -50,7 +50,7 @@ class ExplanationConfig(Config):
     )
     rules: RuleConfig = Field(RuleConfig(), description="where the rules draw their lines")
     sampling: Sampling = Field(Sampling(max_tokens=128), description="how answers are drawn")
-    max_attempts: int = Field(4, ge=1, description="texts drawn for a pair until one passes the rules; the first as `sampling` says")
+    max_attempts: int = Field(3, ge=1, description="texts drawn for a pair until one passes the rules; the first as `sampling` says")
     retry_temperature: float = Field(0.7, gt=0, le=2, description="temperature of the further ones, each with a seed of its own")
 
 

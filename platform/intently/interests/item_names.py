@@ -24,7 +24,7 @@ from intently.interests.asking import ask, refusal, refuse
 from intently.interests.usage import Usage
 from intently.llm.answer import Question
 from intently.llm.contract import Engine, Sampling
-from intently.llm.engines.build import EngineConfig, build_engine
+from intently.llm.engines.build import EngineConfig, cached_engine
 from intently.llm.tasks import TASKS, ItemName
 
 STAGE = "item_name"
@@ -120,12 +120,13 @@ class ItemNamer:
     ) -> None:
         self._stage, self._config, self._items_per_part = stage, config, items_per_part
         self._items = items.read(columns=["item_id", *SHOWN])
-        self._engine = build_engine(engine)
+        self._engine = cached_engine(engine, stage)
         known = previous.read().to_pylist() if previous else []
         self._known = {row["facts"]: row["name"] for row in known if row["model"] == self._engine.name}
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Name the items of one part."""
+        self._engine.begin(part)
         first = int(part.removeprefix("part-")) * self._items_per_part
         named = name_items(self._items.slice(first, self._items_per_part), self._known, self._engine, self._config)
         counts: dict[str, int | float] = {
@@ -136,6 +137,8 @@ class ItemNamer:
             "repairs": named.usage.repairs,
             "prompt_tokens": named.usage.prompt_tokens,
             "completion_tokens": named.usage.completion_tokens,
+            "cost": named.usage.cost,
+            "answers_reused": named.usage.reused,
         }
         save_counts(self._stage, part, counts)
         self._stage.write(part, named.names, named.rejects)

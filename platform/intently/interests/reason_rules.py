@@ -53,7 +53,7 @@ ABOUT_THE_PERSON = (
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s|$)")
-_CONTACT = re.compile(r"\S@\S|https?:|www\.|(?<!\w)@\w|\+?\d[\d\s()/-]{7,}\d|\b(?:mr|mrs|ms|miss|dr)\b\.?\s*[A-Z]", re.IGNORECASE)
+_CONTACT = re.compile(r"\S@\S|(?i:https?:|www\.)|(?<!\w)@\w|\+?\d[\d\s()/-]{7,}\d|\b(?:(?i:mr|mrs|ms|dr)\b\.?|Miss)\s+[A-Z]")
 _COMPOUND = re.compile(r"(?<![\w-])([^\W\d_]+)-(?:[^\W\d_]+-)*([^\W\d_]+)")
 _LETTER = re.compile(r"(?<![\w'’&.-])[^\W\d_ai](?![\w'’&.-])", re.IGNORECASE)
 SHORT_TITLE = 7

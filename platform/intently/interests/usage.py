@@ -17,6 +17,8 @@ class Usage:
         prompt_tokens: read.
         completion_tokens: written.
         seconds: spent in the engine.
+        cost: what the tokens cost, by the engine's prices.
+        reused: requests that were answered from the request cache and paid for elsewhere.
     """
 
     questions: int = 0
@@ -25,6 +27,8 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cost: float = 0.0
+    reused: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Usage)))

@@ -22,7 +22,7 @@ from intently.interests.usage import Usage
 from intently.interests.users import MiningConfig, keep_chosen, mine_users
 from intently.interests.vectors import RememberingEncoder
 from intently.llm.encoder import EncoderConfig, TextEncoder
-from intently.llm.engines.build import EngineConfig, build_engine
+from intently.llm.engines.build import EngineConfig, cached_engine
 
 TEXT_COLUMNS = [column.name for column in ITEM.columns if column.name != "image"]
 """What is read of items: pictures stay on disk."""
@@ -53,10 +53,11 @@ class UserMiner:
     ) -> None:
         self._stage, self._chunks, self._config, self._last_place = stage, chunks, config, last_place
         self._items = items.read(columns=TEXT_COLUMNS)
-        self._engine, self._encoder = build_engine(engine), TextEncoder(encoder)
+        self._engine, self._encoder = cached_engine(engine, stage), TextEncoder(encoder)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Mine the users of one bucket."""
+        self._engine.begin(part)
         chunks = keep_chosen(self._chunks.read(part), self._last_place)
         mined = mine_users(chunks, self._items, self._engine, RememberingEncoder(self._encoder), self._config)
         return _write(self._stage, part, mined.interests, mined.rejects, mined.usage)
@@ -88,10 +89,11 @@ class TagPredictor:
         self._stage, self._interests, self._history, self._config = stage, interests, history, config
         self._items = items.read(columns=TEXT_COLUMNS)
         self._brands = BrandFinder.of_items(self._items)
-        self._engine, self._encoder = build_engine(engine), TextEncoder(encoder)
+        self._engine, self._encoder = cached_engine(engine, stage), TextEncoder(encoder)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Predict the tags of one bucket's users."""
+        self._engine.begin(part)
         interests, history = self._interests.read(part), self._history.read(part)
         predicted = predict_tags(
             interests, history, self._items, self._brands, self._engine, RememberingEncoder(self._encoder), self._config
@@ -137,10 +139,11 @@ class Explainer:
         mined, encodes = interests.read(columns=["user_id", "interest", "evidence"]), TextEncoder(encoder)
         self._pairs = plan_pairs(mined, tags.read(columns=["interest", "category"]), self._items, encodes, config)
         self._rules = ReasonRules(self._items, mined["interest"].unique().to_pylist(), encodes.is_word, config.rules)
-        self._engine = build_engine(engine)
+        self._engine = cached_engine(engine, stage)
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Write the reasons of the pairs that fall into one part."""
+        self._engine.begin(part)
         pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
         explained = explain(pairs, self._items, self._rules, self._engine, self._config, self._judge)
         self._verdicts.write(part, explained.verdicts)
