@@ -22,25 +22,28 @@ from intently.retrieval.index import IndexConfig
 from intently.retrieval.index_files import build_here
 from intently.retrieval.trained import embedding_table, load_towers, put_towers
 from intently.retrieval.training import TrainingConfig, build_towers, read_tower_data
+from pydantic import Field
 
 EVENTS_PER_USER = 60
 INTERESTS_PER_USER = 8
 
 
 class Made(Config):
-    """Settings of stages that are made up for a measurement: there are none."""
+    """Settings of stages that are made up for a measurement."""
+
+    edition: int = Field(0, description="tells one version of an artifact from another")
 
 
-def write_table(workspace: Workspace, name: str, table: Table, rows: list[dict] | pa.Table) -> None:
+def write_table(workspace: Workspace, name: str, table: Table, rows: list[dict] | pa.Table, edition: int = 0) -> None:
     """Write an artifact of one part."""
-    stage = open_stage(workspace, name, table, {}, Made())
+    stage = open_stage(workspace, name, table, {}, Made(edition=edition))
     stage.write("part-00000", rows if isinstance(rows, pa.Table) else table.from_rows(rows))
     stage.finish()
 
 
-def write_explanations(workspace: Workspace, rows: list[dict]) -> None:
+def write_explanations(workspace: Workspace, rows: list[dict], edition: int = 0) -> None:
     """Write the table of reasons and the file that serving looks them up in."""
-    write_table(workspace, "explanation", EXPLANATION, rows)
+    write_table(workspace, "explanation", EXPLANATION, rows, edition)
     stage = open_stage(workspace, "explanation_store", None, {"explanation": workspace.artifact("explanation").version}, Made())
     with tempfile.TemporaryDirectory() as folder:
         write_reasons(workspace.artifact("explanation").read(), Path(folder) / FILENAME)
