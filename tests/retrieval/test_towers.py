@@ -226,11 +226,11 @@ def test_objective_mean_of_two_workers_equals_one(data: TowerData) -> None:
 
 
 def test_objective_total_weighs_tag_and_category_loss(data: TowerData) -> None:
-    config = CONFIG.model_copy(update={"learning": CONFIG.learning.model_copy(update={"alpha": 0.3})})
+    config = CONFIG.model_copy(update={"learning": CONFIG.learning.model_copy(update={"alpha": 0.3, "tag_weight": 0.5})})
     sampler = Sampler(data, config, 0, 1, torch.device("cpu"))
     objective = TowerObjective(build_towers(data, config), config.learning, sampler.rates)
     losses = objective(next(sampler.epoch(0)))
-    expected = losses.collaborative + 0.3 * losses.tag + 0.7 * losses.category
+    expected = losses.collaborative + 0.15 * losses.tag + 0.35 * losses.category
     assert losses.total.item() == pytest.approx(expected.item())
     losses.total.backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in objective.parameters())

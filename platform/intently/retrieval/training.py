@@ -49,7 +49,8 @@ class LearningConfig(Config):
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; a cosine falls after it")
     temperature: float = Field(0.07, gt=0, description="cosines are divided by it in every softmax")
-    alpha: float = Field(0.5, ge=0, le=1, description="a in L = L_col + a·L_tag + (1 − a)·L_cate")
+    alpha: float = Field(0.5, ge=0, le=1, description="a, the share of L_tag beside L_cate")
+    tag_weight: float = Field(1.0, ge=0, description="w in L = L_col + w·(a·L_tag + (1 − a)·L_cate); 1 as in the paper")
     seed: int = Field(0, description="of initial weights and of every draw")
 
 
@@ -236,7 +237,7 @@ class TowerObjective(nn.Module):
         self.register_buffer("log_q", log_inclusion(rates), persistent=False)
 
     def forward(self, batch: Batch) -> Losses:
-        """L_col + a·L_tag + (1 − a)·L_cate over the step's candidates."""
+        """L_col + w·(a·L_tag + (1 − a)·L_cate) over the step's candidates."""
         temperature, alpha = self.learning.temperature, self.learning.alpha
         num_items = len(self.log_q)
         drawn, _ = _distinct(num_items, batch.drawn)
@@ -258,7 +259,8 @@ class TowerObjective(nn.Module):
         peers = among[batch.peers]
         hidden = same_category(self.towers.categories[drawn], peers)
         category = softmax_loss(tags, candidates, peers, log_q, temperature, batch.tag_weights, hidden)
-        return Losses(collaborative + alpha * tag + (1 - alpha) * category, collaborative, tag, category)
+        total = collaborative + self.learning.tag_weight * (alpha * tag + (1 - alpha) * category)
+        return Losses(total, collaborative, tag, category)
 
 
 def _own_items(batch: Batch, drawn: torch.Tensor, num_items: int) -> torch.Tensor:
