@@ -1,18 +1,26 @@
 """A client of the service in a few lines.
 
-with Client("http://127.0.0.1:8000") as client:
+with Client("http://127.0.0.1:8000", key=os.environ["INTENTLY_KEY"]) as client:
     for item in client.recommend("u00017", k=5)["items"]:
         print(item["item"]["title"], item["reason"])
+    client.send([{"user_id": "u00017", "item_id": "i00042", "behaviour": "cart"}])
+
+A request that the service sheds (503) or that is lost on the way is sent again. That is safe: reads change nothing, and an event that has
+its id is stored once, however often it comes.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
+
+LONGEST_WAIT_S = 10.0
 
 
 class ServiceError(Exception):
@@ -26,8 +34,17 @@ class ServiceError(Exception):
 class Client:
     """Talks to one service; use as a context manager, or call `close`."""
 
-    def __init__(self, address: str, timeout_s: float = 5.0) -> None:
-        self._http = httpx.Client(base_url=address, timeout=timeout_s)
+    def __init__(self, address: str, key: str | None = None, timeout_s: float = 5.0, retries: int = 3) -> None:
+        """
+        Args:
+            address: root of the service.
+            key: API key; None for a service without keys.
+            timeout_s: longest wait for one answer.
+            retries: further attempts after a 503 (once its Retry-After has passed), a lost connection or no answer in time.
+        """
+        self._retries = retries
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=address, timeout=timeout_s, headers=headers)
 
     def recommend(self, user_id: str, k: int = 20, beta: float | None = None, filter_seen: bool = True) -> dict[str, Any]:
         """Items for a user, best first, each with its reason. Raises ServiceError."""
@@ -47,8 +64,8 @@ class Client:
         return self._get(f"/v1/users/{quote(user_id, safe='')}/explanations", {"k": k})
 
     def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Store events; after an error send the same ones again, none is stored twice. Raises ServiceError."""
-        return self._post("/v1/events", [dict(event) for event in events])
+        """Store events; one without an `event_id` gets one. After an error send the same ones again. Raises ServiceError."""
+        return self._post("/v1/events", [{"event_id": uuid4().hex} | dict(event) for event in events])
 
     def close(self) -> None:
         """Close the connection."""
@@ -61,10 +78,30 @@ class Client:
         self.close()
 
     def _get(self, path: str, query: Mapping[str, Any]) -> dict[str, Any]:
-        return _answer(self._http.get(path, params=query))
+        return self._ask(self._http.build_request("GET", path, params=query))
 
     def _post(self, path: str, body: object) -> dict[str, Any]:
-        return _answer(self._http.post(path, json=body))
+        return self._ask(self._http.build_request("POST", path, json=body))
+
+    def _ask(self, request: httpx.Request) -> dict[str, Any]:
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                response = self._http.send(request)
+            except httpx.TransportError:
+                if last:
+                    raise
+                time.sleep(min(LONGEST_WAIT_S, 0.1 * 2**attempt))
+                continue
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or last:
+                return _answer(response)
+            time.sleep(_wait_s(response))
+        raise AssertionError("the last attempt answers or raises")
+
+
+def _wait_s(response: httpx.Response) -> float:
+    wait = response.headers.get("retry-after", "1")
+    return min(LONGEST_WAIT_S, float(wait)) if wait.isdigit() else 1.0
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:

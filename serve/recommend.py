@@ -51,14 +51,20 @@ class Recommender:
         else is answered by history and session alone.
         """
         state = self.state
-        acts = state.session_acts(user_id, session)
+        acts, disliked = state.session_acts(user_id, session)
         known = state.retriever.knows(user_id)
         with self._telemetry.stage("retrieve"):
             if known and not acts:
-                candidates = await self._stored(user_id, asked)
+                candidates = await self._stored(user_id, asked, disliked)
             elif known:
                 candidates = state.retriever.retrieve_history(
-                    *zip(*acts, strict=True), asked.k, beta=asked.beta, tags=(), filter_seen=asked.filter_seen, user_id=user_id
+                    *zip(*acts, strict=True),
+                    asked.k,
+                    beta=asked.beta,
+                    tags=(),
+                    filter_seen=asked.filter_seen,
+                    exclude=disliked,
+                    user_id=user_id,
                 )
             else:
                 item_ids, behaviours = state.histories.items(user_id, LONGEST_HISTORY)
@@ -69,6 +75,7 @@ class Recommender:
                     beta=asked.beta,
                     tags=state.tags.column(user_id, "tag"),
                     filter_seen=asked.filter_seen,
+                    exclude=disliked,
                 )
         with self._telemetry.stage("explain"):
             about = state.about(user_id)
@@ -92,10 +99,10 @@ class Recommender:
         with self._telemetry.stage("explain"):
             return self._explained(candidates, "history", (), {})
 
-    async def _stored(self, user_id: str, asked: Asked) -> pa.Table:
-        if self._batcher is not None:
+    async def _stored(self, user_id: str, asked: Asked, disliked: Sequence[str]) -> pa.Table:
+        if self._batcher is not None and not disliked:
             return await self._batcher.retrieve(user_id, asked.k, asked.beta, asked.filter_seen)
-        return self.state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen)
+        return self.state.retriever.retrieve([user_id], asked.k, beta=asked.beta, filter_seen=asked.filter_seen, exclude=disliked)
 
     def _explained(
         self, candidates: pa.Table, source: str, interests: Sequence[str], by_category: Mapping[str, str]

@@ -16,6 +16,10 @@ from intently.core.schema import Behaviour
 from serve.settings import SessionConfig
 
 
+DISLIKED_STARS = 2.0
+"""A rating of so many stars, or fewer, is no reason for more of the same."""
+
+
 @dataclass(frozen=True)
 class SessionEvent:
     """One event that came in."""
@@ -28,6 +32,11 @@ class SessionEvent:
     item_id: str | None
     query: str | None
     value: float | None
+
+    @property
+    def is_dislike(self) -> bool:
+        """Whether it says that the item is not wanted."""
+        return self.behaviour == Behaviour.RATING and self.value is not None and self.value <= DISLIKED_STARS
 
 
 class Sessions:

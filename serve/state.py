@@ -271,12 +271,18 @@ class State:
             self.remembered[user_id] = About(tuple(self.current_interests(user_id)), self.interest_of_category(user_id))
         return self.remembered[user_id]
 
-    def session_acts(self, user_id: str, session: Sequence[SessionEvent]) -> list[tuple[str, str]]:
-        """(item id, behaviour) of a session's events on items of the catalogue that the tables do not have yet, oldest first."""
+    def session_acts(self, user_id: str, session: Sequence[SessionEvent]) -> tuple[list[tuple[str, str]], list[str]]:
+        """What a session's events say beyond the tables, of items of the catalogue.
+
+        Returns:
+            (item id, behaviour) of what was wanted, oldest first, and the items that were not.
+        """
         if not session:
-            return []
-        fresh = self.histories.beyond(user_id, session)
-        return [(event.item_id, event.behaviour) for event in fresh if event.item_id is not None and event.item_id in self.catalogue]
+            return [], []
+        fresh = [(event, event.item_id) for event in self.histories.beyond(user_id, session)]
+        known = [(event, item_id) for event, item_id in fresh if item_id is not None and item_id in self.catalogue]
+        disliked = [item_id for event, item_id in known if event.is_dislike]
+        return [(item_id, event.behaviour) for event, item_id in known if item_id not in disliked], disliked
 
     def current_interests(self, user_id: str) -> list[str]:
         """The user's interests, the newest stretch first; within one, fading interests come last."""
