@@ -30,7 +30,7 @@ from report.figures import (
 from report.people import Person, Tables, choose_people, tell
 
 ACCURACY = ("NDCG", "HR")
-SPREAD = ("category_coverage", "item_coverage", "gini")
+SPREAD = ("category_coverage", "item_coverage", "gini", "tail_share")
 
 
 @dataclass(frozen=True)

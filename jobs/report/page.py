@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
+from intently.retrieval.fusion import Point, pareto_front
 
 from report.contents import Contents
 from report.figures import Score, Sweep, seconds_in_words
 from report.people import Person
-from report.plots import plot_behaviours, plot_histogram, plot_scores, plot_sweep
+from report.plots import plot_behaviours, plot_front, plot_histogram, plot_scores, plot_sweep
 
 LINES_OF_A_PERSON = 5
 
@@ -29,7 +30,19 @@ def draw(contents: Contents) -> dict[str, bytes]:
     accuracy, spread = pick_sweep(contents, "NDCG"), pick_sweep(contents, "category_coverage")
     if accuracy is not None:
         plots["fusion.png"] = plot_sweep(accuracy, spread, contents.beta)
+    points = sweep_points(contents)
+    chosen = [point for point in points if point.beta == contents.beta]
+    if chosen:
+        plots["fusion_front.png"] = plot_front(points, pareto_front(points), chosen[0])
     return plots
+
+
+def sweep_points(contents: Contents) -> list[Point]:
+    """What the sweep chose among; none where it did not measure diversity."""
+    accuracy, coverage, tail = (pick_sweep(contents, name) for name in ("NDCG", "category_coverage", "tail_share"))
+    if accuracy is None or coverage is None or tail is None:
+        return []
+    return [Point(*values) for values in zip(accuracy.betas, accuracy.values, coverage.values, tail.values, strict=True)]
 
 
 def pick_sweep(contents: Contents, name: str) -> Sweep | None:
@@ -66,6 +79,7 @@ def render(contents: Contents, plots: Mapping[str, bytes]) -> str:
         ranking=ranking_table(contents.scores),
         best=best(contents.scores),
         spread=ranking_table([score for score in contents.spread if score.filter_seen]),
+        front=pareto_front(sweep_points(contents)),
     )
 
 

@@ -259,6 +259,22 @@ def test_draw_makes_a_png_of_everything_there_is() -> None:
     assert all(png.startswith(PNG) for png in plots.values())
 
 
+def test_page_shows_the_front_of_the_sweep_and_the_chosen_weight() -> None:
+    values = {"NDCG": (0.1, 0.3, 0.2), "category_coverage": (0.9, 0.4, 0.3), "tail_share": (0.2, 0.2, 0.1)}
+    rows = [
+        metric("towers", value, name=name, split="validation", setting=json.dumps({"beta": beta}))
+        for name, found in values.items()
+        for beta, value in zip((0.0, 0.5, 1.0), found, strict=True)
+    ]
+    shown = Contents(**{**vars(contents([])), "sweeps": read_sweeps(METRIC.from_rows(rows))})
+    plots = draw(shown)
+    assert plots["fusion_front.png"].startswith(PNG)
+    page = render(shown, plots)
+    assert "0.50 (chosen)" in page
+    assert "<td>0.00</td>" in page
+    assert "<td>1.00</td>" not in page, "a weight that another one beats is not on the front"
+
+
 def test_pick_sweep_prefers_filtered_validation_at_the_reports_cut_off() -> None:
     def at(beta: float, **other: object) -> dict[str, object]:
         return metric("fused", 0.1, setting=json.dumps({"beta": beta}), **other)

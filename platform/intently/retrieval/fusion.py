@@ -94,7 +94,7 @@ class Point:
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Points that no other beats in accuracy, coverage or tail without losing another of them, by falling accuracy."""
-    aims = np.array([point.aims for point in points])
+    aims = np.array([point.aims for point in points]).reshape(-1, 3)
     better = (aims[:, None] >= aims).all(axis=2) & (aims[:, None] > aims).any(axis=2)  # [i, j]: i dominates j
     front = [point for point, dominated in zip(points, better.any(axis=0), strict=True) if not dominated]
     return sorted(front, key=lambda point: point.aims, reverse=True)
