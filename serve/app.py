@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from serve.settings import ServeConfig
 from serve.telemetry import Measured
 
 PAGE = Path(__file__).parent / "page"
+PAGES = {"/": "index.html", "/console": "console.html", "/docs": "docs.html"}
 # The page loads nothing from elsewhere.
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
@@ -47,7 +49,15 @@ def create_app(service: Service) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(title="intently", version="1", summary="Recommendations with reasons, and the interests behind them.", lifespan=lifespan)
+    app = FastAPI(
+        title="intently",
+        version="1",
+        summary="Recommendations with reasons, and the interests behind them.",
+        lifespan=lifespan,
+        # FastAPI's own pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
     problems.install(app)
     config = service.config
     # The last that is added is the outermost: origins, then measuring, then the gate.
@@ -66,12 +76,14 @@ def create_app(service: Service) -> FastAPI:
     if service.keys is not None:
         document_keys(app)
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": PAGE_POLICY})
-
+    for path, name in PAGES.items():
+        app.add_api_route(path, partial(_page, name), include_in_schema=False)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     return app
+
+
+async def _page(name: str) -> FileResponse:
+    return FileResponse(PAGE / name, headers={"Content-Security-Policy": PAGE_POLICY})
 
 
 def document_keys(app: FastAPI) -> None:
@@ -87,7 +99,7 @@ def document_keys(app: FastAPI) -> None:
 
 
 # Shedding is the gate's work (`ServeConfig.max_in_flight`), which answers with a problem: Ray's own limits only have to be wider.
-@ray_serve.deployment(name="intently", max_ongoing_requests=1000, max_queued_requests=-1)
+@ray_serve.deployment(name="intently", max_ongoing_requests=1000, max_queued_requests=-1, health_check_period_s=2)
 @ray_serve.ingress()
 class Ingress:
     """A replica: loads what it needs when it starts, and takes requests after that."""

@@ -1,38 +1,24 @@
-// The page: one person at a time. Everything shown is fetched from this service; nothing is kept in the browser but the address.
+// The page: one person at a time. Everything shown is fetched from this service; nothing is kept in the browser but the address, and a key
+// for as long as the tab is open.
+
+import { acceptKey, at, fail, fetchJson, make } from "./api.js";
 
 const NUM_ITEMS = 24;
 const HISTORY_STEP = 200;
 const WEAK = new Set(["click", "impression"]);
-const FEEDBACK = [["favourite", "☆ Save"], ["cart", "+ Cart"], ["purchase", "✓ Bought"]];
+const MOST_ITEMS = 100;
+// What a button says, to the eye and to a screen reader, what it reports, and what is said when it is stored.
+const FEEDBACK = [
+  { sign: "☆", text: "More like this", report: { behaviour: "favourite" }, done: "More like" },
+  { sign: "✕", text: "Not for me", report: { behaviour: "rating", value: 1 }, done: "Not for me:" },
+  { sign: "+", text: "Cart", report: { behaviour: "cart" }, done: "In the cart:" },
+  { sign: "✓", text: "Buy", report: { behaviour: "purchase" }, done: "Bought:" },
+];
 const MARKS = { new: "✦", continued: "●", returned: "↺" };
 
-const at = (id) => document.getElementById(id);
-const view = { people: [], user: null, beta: null, requestId: null, events: [], ranks: new Map(), nextOffset: null, run: 0, asked: null };
-
-/** An element with properties and children; text is always set as text, never as markup. */
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name === "class") element.className = value;
-    else if (name.includes("-") || name === "role") element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-
-async function fetchJson(path, options = {}) {
-  const response = await fetch(path, options);
-  const body = await response.json();
-  if (!response.ok) throw new Error(body.detail ?? `${response.status}`);
-  return body;
-}
-
-function fail(error) {
-  if (error.name === "AbortError") return;
-  at("failure").textContent = error.message;
-  at("failure").hidden = false;
-}
+const view = {
+  people: [], user: null, beta: null, requestId: null, events: [], order: [], nextOffset: null, run: 0, asked: null, touched: new Set(), visit: [],
+};
 
 const ofUser = (what) => `v1/users/${encodeURIComponent(view.user)}/${what}`;
 const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", timeZone: "UTC" });
@@ -55,8 +41,9 @@ async function choose(user) {
   const run = ++view.run;
   at("failure").hidden = true;
   at("status").textContent = `Loading ${user} …`;
-  Object.assign(view, { user, beta: null, ranks: new Map(), events: [], nextOffset: null });
+  Object.assign(view, { user, beta: null, order: [], events: [], nextOffset: null, touched: new Set(), visit: [] });
   at("person").value = user;
+  showVisit();
   try {
     const [history, interests, tags] = await Promise.all([
       fetchJson(ofUser(`history?limit=${HISTORY_STEP}`)), fetchJson(ofUser("interests")), fetchJson(ofUser("tags")), recommend(),
@@ -155,25 +142,27 @@ async function recommend() {
   view.asked?.abort();
   view.asked = new AbortController();
   const beta = view.beta === null ? "" : `&beta=${view.beta}`;
-  const answer = await fetchJson(ofUser(`recommendations?k=${NUM_ITEMS}${beta}`), { signal: view.asked.signal });
-  if (answer.user_id !== view.user) return;
+  // What was touched in this visit is left out here as well: another replica may hear of it a moment later.
+  const k = Math.min(MOST_ITEMS, NUM_ITEMS + view.touched.size);
+  const answer = await fetchJson(ofUser(`recommendations?k=${k}${beta}`), { signal: view.asked.signal });
+  if (answer.user_id !== view.user) return 0;
   view.requestId = answer.request_id;
   at("beta").value = answer.beta;
   at("beta-value").textContent = `behaviour to ${Math.round(answer.beta * 100)} %`;
-  showItems(answer.items);
+  return showItems(answer.items.filter((one) => !view.touched.has(one.item.item_id)).slice(0, NUM_ITEMS));
 }
 
+/** Draws the list; the number of items that are not where they were. */
 function showItems(items) {
   const list = at("recommended");
-  const before = new Map([...list.children].map((card) => [card.dataset.item, card.getBoundingClientRect()]));
-  const cards = items.map((one) => itemCard(one, view.ranks.get(one.item.item_id)));
+  const positions = new Map([...list.children].map((card) => [card.dataset.item, card.getBoundingClientRect()]));
+  const before = new Map(view.order.filter((id) => !view.touched.has(id)).map((id, place) => [id, place]));
+  const cards = items.map((one, place) => itemCard(one, place, before.get(one.item.item_id)));
   list.replaceChildren(...(cards.length ? cards : [make("li", { class: "empty", textContent: "Nothing to recommend." })]));
-  if (view.ranks.size) {
-    const moved = items.filter((one) => view.ranks.get(one.item.item_id) !== one.rank).length;
-    at("status").textContent = `${moved} of ${items.length} items changed their place`;
-  }
-  view.ranks = new Map(items.map((one) => [one.item.item_id, one.rank]));
-  for (const card of list.children) slide(card, before.get(card.dataset.item));
+  const moved = view.order.length ? items.filter((one, place) => before.get(one.item.item_id) !== place).length : 0;
+  view.order = items.map((one) => one.item.item_id);
+  for (const card of list.children) slide(card, positions.get(card.dataset.item));
+  return moved;
 }
 
 /** Lets a card glide from where it was. */
@@ -184,12 +173,12 @@ function slide(card, from) {
   card.animate([{ transform: `translate(${from.x - to.x}px, ${from.y - to.y}px)` }, { transform: "none" }], { duration: 350, easing: "ease" });
 }
 
-function itemCard(one, rankBefore) {
+function itemCard(one, rank, rankBefore) {
   const { item, reason } = one;
   const image = item.image
     ? make("img", { src: item.image, alt: "", loading: "lazy", width: 72, height: 72 })
     : make("span", { class: "blank", "aria-hidden": "true", textContent: item.title.slice(0, 1) });
-  const place = make("span", { class: "place", textContent: `${one.rank + 1}. ` }, moveOf(one.rank, rankBefore));
+  const place = make("span", { class: "place", textContent: `${rank + 1}. ` }, moveOf(rank, rankBefore));
   const sub = [item.brand, words(item.category), item.price === null ? null : item.price.toFixed(2)].filter(Boolean).join(" · ");
   const title = make("h3", { textContent: item.title });
   const top = make("div", { class: "top" }, image, make("div", {}, place, title, make("p", { class: "sub", textContent: sub })));
@@ -209,25 +198,44 @@ function moveOf(rank, before) {
 // --- feedback -----------------------------------------------------------------------------------------------------------------------
 
 function feedbackButtons(item) {
-  const buttons = FEEDBACK.map(([behaviour, text]) => {
+  const buttons = FEEDBACK.map((feedback) => {
     // One id a button: pressing again after a failure repeats the same event instead of making a second one.
     const eventId = freshId();
-    const button = make("button", { type: "button", textContent: text, "aria-label": `${words(behaviour)}: ${item.title}`, "aria-pressed": "false" });
-    button.addEventListener("click", () => report(button, { event_id: eventId, item_id: item.item_id, behaviour }));
+    const label = `${feedback.text}: ${item.title}`;
+    const button = make("button", { type: "button", "aria-label": label }, make("span", { "aria-hidden": "true", textContent: `${feedback.sign} ` }), feedback.text);
+    button.addEventListener("click", () => report(button, item, feedback, { event_id: eventId, item_id: item.item_id, ...feedback.report }));
     return button;
   });
   return make("div", { class: "feedback", role: "group", "aria-label": `Feedback on ${item.title}` }, ...buttons);
 }
 
-async function report(button, event) {
-  const body = { ...event, user_id: view.user, request_id: view.requestId, timestamp: new Date().toISOString() };
+/** Stores what was said of an item; then it leaves the list, and the rest is ranked again. */
+async function report(button, item, feedback, event) {
+  const user = view.user;
+  const body = { ...event, user_id: user, request_id: view.requestId, timestamp: new Date().toISOString() };
+  const card = button.closest(".card");
+  const [place, which] = [view.order.indexOf(item.item_id), [...button.parentElement.children].indexOf(button)];
+  card.querySelectorAll("button").forEach((other) => { other.disabled = true; });
   try {
-    const receipt = await fetchJson("v1/events", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    button.setAttribute("aria-pressed", "true");
-    at("status").textContent = receipt.written ? `Stored: ${words(event.behaviour)}` : "Stored already";
+    await fetchJson("v1/events", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    if (user !== view.user) return;
+    view.touched.add(item.item_id);
+    view.visit.unshift(`${feedback.done} ${item.title}`);
+    showVisit();
+    const moved = await recommend();
+    at("status").textContent = `${feedback.done} ${item.title}. It left the list; ${moved} of ${view.order.length} other items changed their place.`;
+    // The keyboard stays where it was, on the card that moved up.
+    at("recommended").children[Math.min(place, view.order.length - 1)]?.querySelectorAll(".feedback button")[which]?.focus();
   } catch (error) {
+    card.querySelectorAll("button").forEach((other) => { other.disabled = false; });
+    button.focus();
     fail(error);
   }
+}
+
+function showVisit() {
+  at("visit").hidden = !view.visit.length;
+  at("visit-acts").replaceChildren(...view.visit.map((text) => make("li", { textContent: text })));
 }
 
 function freshId() {
@@ -303,6 +311,11 @@ async function showVersions() {
   at("versions").textContent = Object.entries(versions).map(([name, version]) => `${name}@${version.slice(0, 6)}`).join("  ");
 }
 
+function start() {
+  loadPeople().catch(fail);
+  showVersions().catch(fail);
+}
+
 at("chooser").addEventListener("submit", (event) => { event.preventDefault(); choose(at("person").value.trim()); });
 at("person").addEventListener("change", () => choose(at("person").value.trim()));
 at("person").addEventListener("focus", () => at("person").select());
@@ -312,7 +325,7 @@ at("older").addEventListener("click", older);
 at("strong").addEventListener("change", drawTimeline);
 at("beta").addEventListener("input", () => {
   view.beta = at("beta").valueAsNumber;
-  recommend().catch(fail);
+  recommend().then((moved) => { at("status").textContent = `${moved} of ${view.order.length} items changed their place`; }).catch(fail);
 });
-loadPeople().catch(fail);
-showVersions().catch(fail);
+acceptKey(start);
+start();

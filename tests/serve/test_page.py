@@ -1,14 +1,24 @@
-"""The page in a real browser: choose a person, read them, move the slider, press a button, and find the event in the log."""
+"""The pages in a real browser: choose a person, read them, move the slider, press a button and see what follows, watch the console."""
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import uvicorn
+from intently.core.workspace import Workspace
 from playwright.sync_api import Page, expect, sync_playwright
 
+from serve.app import create_app
+from serve.auth import make_key
 from serve.events import read_events
+from serve.service import Service
+from tests.serve.calling import config
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -94,16 +104,45 @@ def test_page_slider_ranks_the_list_again(page: Page) -> None:
     expect(page.locator("#beta-value")).to_have_text("behaviour to 95 %")
 
 
-def test_page_feedback_is_an_event_in_the_log(page: Page, event_log: Path) -> None:
-    button = page.get_by_role("button", name="favourite: folding camp stove")
-    button.click()
-    expect(button).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#status")).to_have_text("Stored: favourite")
-    button.click()
-    expect(page.locator("#status")).to_have_text("Stored already")
-    (event,) = [event for event in read_events(event_log) if event["event_id"].startswith("page-")]
-    assert (event["user_id"], event["item_id"], event["behaviour"]) == ("ada", "i03", "favourite")
-    assert event["request_id"]
+def sent(event_log: Path, user: str) -> list[tuple[str, str, float | None]]:
+    """What the page reported of a person: item, behaviour, stars."""
+    mine = [event for event in read_events(event_log) if event["event_id"].startswith("page-") and event["user_id"] == user]
+    assert all(event["request_id"] for event in mine)
+    return [(event["item_id"], event["behaviour"], event["value"]) for event in mine]
+
+
+def test_page_feedback_takes_the_item_off_the_list_and_ranks_the_rest_again(page: Page, address: str, event_log: Path) -> None:
+    page.goto(f"{address}?user=bob")
+    expect(page.locator("#name")).to_have_text("bob")
+    before = items(page)
+    liked, disliked = page.locator(f'.card[data-item="{before[0]}"]'), page.locator(f'.card[data-item="{before[2]}"]')
+    liked.get_by_role("button", name="More like this").click()
+    expect(liked).to_have_count(0)
+    expect(page.locator("#status")).to_contain_text("It left the list")
+    after = items(page)
+    assert sorted(after) == sorted(before[1:])
+    disliked.get_by_role("button", name="Not for me").click()
+    expect(disliked).to_have_count(0)
+    expect(page.locator("#visit-acts li")).to_have_count(2)
+    expect(page.locator("#visit-acts li").first).to_contain_text("Not for me:")
+    assert sent(event_log, "bob") == [(before[0], "favourite", None), (before[2], "rating", 1.0)]
+    # The effect is the service's, not the page's: opened anew, both stay away.
+    page.reload()
+    expect(page.locator("#name")).to_have_text("bob")
+    expect(page.locator("#recommended .card")).to_have_count(len(before) - 2)
+    assert not {before[0], before[2]} & set(items(page))
+
+
+def test_page_feedback_by_keyboard_goes_on_at_the_next_item(page: Page, address: str) -> None:
+    page.goto(f"{address}?user=bob")
+    expect(page.locator("#name")).to_have_text("bob")
+    before = items(page)
+    page.locator(f'.card[data-item="{before[1]}"]').get_by_role("button", name="Buy").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(f'.card[data-item="{before[1]}"]')).to_have_count(0)
+    expect(page.locator("#status")).to_contain_text("Bought:")
+    focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert focused.startswith("Buy: ")
 
 
 def test_page_person_can_be_chosen_and_kept_in_the_address(page: Page, address: str) -> None:
@@ -118,17 +157,123 @@ def test_page_person_can_be_chosen_and_kept_in_the_address(page: Page, address: 
     assert items(page)
 
 
-def test_page_fits_a_phone_without_sideways_scrolling(page: Page) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+@pytest.mark.parametrize("path", ["", "console", "docs"])
+@pytest.mark.parametrize("width", [390, 360])
+def test_page_fits_a_phone_without_sideways_scrolling(page: Page, address: str, path: str, width: int) -> None:
+    page.goto(f"{address}{path}")
+    page.set_viewport_size({"width": width, "height": 844})
+    expect(page.locator("#status")).not_to_be_empty()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if not path:
+        boxes = [button.bounding_box() for button in page.locator(".feedback button").all()]
+        assert boxes and all(box is not None and box["height"] >= 44 for box in boxes), "a thumb needs room"
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_page_every_control_has_a_name_and_every_picture_an_alternative(page: Page) -> None:
+@pytest.mark.parametrize("path", ["", "console", "docs"])
+def test_page_every_control_has_a_name_and_every_picture_an_alternative(page: Page, address: str, path: str) -> None:
+    page.goto(f"{address}{path}")
+    expect(page.locator("#status")).not_to_be_empty()
     unnamed = "els => els.filter(el => !(el.ariaLabel || el.textContent.trim() || (el.labels && el.labels.length))).map(el => el.outerHTML)"
     assert page.locator("button, input").evaluate_all(unnamed) == []
     assert page.locator("img:not([alt])").count() == 0
-    assert page.locator("h1, main, header, footer, [role=search]").count() == 5
+    assert page.locator("h1, main, header").count() == 3
+    ids = page.locator("[id]").evaluate_all("els => els.map(el => el.id)")
+    assert len(ids) == len(set(ids))
+    names = ["aria-labelledby", "aria-describedby", "aria-controls"]
+    told = "(els, names) => els.flatMap(el => names.map(name => el.getAttribute(name)).filter(Boolean))"
+    pointed = page.locator(", ".join(f"[{name}]" for name in names)).evaluate_all(told, names)
+    assert set(pointed) <= set(ids)
+
+
+CONTRAST = """() => {
+  const channel = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const parse = (text) => {
+    const found = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith('color(') ? found.map((v, i) => i < 3 ? v * 255 : v) : found;
+  };
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = (el) => {
+    for (; el; el = el.parentElement) {
+      const colour = parse(getComputedStyle(el).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0.9) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const weak = [];
+  for (const el of document.querySelectorAll('body *')) {
+    const own = [...el.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !el.checkVisibility() || el.closest('.hidden, :disabled, .skip')) continue;
+    const [a, b] = [light(parse(getComputedStyle(el).color)), light(behind(el))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) weak.push(`${ratio.toFixed(2)} ${el.tagName} ${el.className} ${el.textContent.trim().slice(0, 30)}`);
+  }
+  return weak;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_text_stands_out_from_what_is_behind_it(page: Page, address: str, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    for path in ("", "console", "docs"):
+        page.goto(f"{address}{path}")
+        expect(page.locator("#status")).not_to_be_empty()
+        assert page.evaluate(CONTRAST) == [], path
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+
+
+def test_console_shows_traffic_latency_answers_and_versions(page: Page, address: str) -> None:
+    page.goto(f"{address}console")
+    expect(page.locator("#status")).to_have_text("The service answers.")
+    expect(page.get_by_role("row", name="/v1/users/{user_id}/recommendations")).to_contain_text("ms")
+    expect(page.locator("#stages").get_by_role("row", name="explain")).to_be_visible()
+    expect(page.locator("#tables").get_by_role("row", name="explanation_store")).to_be_visible()
+    expect(page.locator("#answers").get_by_role("row", name="events written")).to_be_visible()
+    expect(page.locator(".tile").first).to_contain_text("Replicas seen")
+    count = page.get_by_role("row", name="/readyz").get_by_role("cell").first
+    first = count.inner_text()
+    expect(count).not_to_have_text(first)  # it goes on looking by itself
+    assert page.locator("#traffic polyline").get_attribute("points")
+
+
+def test_docs_list_every_endpoint_without_a_network(page: Page, address: str) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}docs")
+    expect(page.locator("#status")).to_contain_text("endpoints")
+    document = page.request.get(f"{address}openapi.json").json()
+    endpoints = [f"{method.upper()} {path}" for path, operations in document["paths"].items() for method in operations]
+    expect(page.locator(".operation h3")).to_have_count(len(endpoints) + len(document["components"]["schemas"]))
+    headings = page.locator("#operations h3").all_inner_texts()
+    assert sorted(headings) == sorted(endpoints)
+    assert all(url.startswith(address) for url in asked)
+
+
+def test_page_asks_for_a_key_and_keeps_it_in_the_tab(browser_pages: Page, served: Workspace, tmp_path: Path) -> None:
+    key, entry = make_key("page", ("read", "events", "admin"), 1000.0, 1000)
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [json.loads(entry.model_dump_json())]}))
+    settings = config(served, tmp_path / "log", access={"keys_file": str(tmp_path / "keys.json")})
+    listening = socket.create_server(("127.0.0.1", 0))
+    runner = uvicorn.Server(uvicorn.Config(create_app(Service.open(settings, "r")), log_level="error"))
+    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
+    thread.start()
+    page, home = browser_pages, f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    try:
+        page.goto(home)
+        expect(page.get_by_role("alert")).to_contain_text("no API key")
+        page.get_by_label("This service asks for a key").fill(key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#name")).to_have_text("ada")
+        page.goto(f"{home}console")
+        expect(page.locator("#status")).to_have_text("The service answers.")
+        assert page.evaluate("JSON.stringify(localStorage)") == "{}"
+        assert key in page.evaluate("JSON.stringify(sessionStorage)") and key not in page.content()
+    finally:
+        page.goto("about:blank")
+        runner.should_exit = True
+        runner.force_exit = True
+        thread.join()
+        listening.close()
 
 
 def test_page_unknown_person_says_so(browser_pages: Page, address: str) -> None:
