@@ -34,6 +34,7 @@ from intently.retrieval.index_files import IndexBuild, load_index
 from intently.retrieval.trained import restore_towers
 from intently.retrieval.training import LearningConfig, TrainingConfig, read_tower_data, train_towers
 from intently.runtime.train import WEIGHTS, TrainConfig, train
+from numpy.lib.format import open_memmap
 from scipy.cluster.vq import kmeans2
 from towers import prepare
 
@@ -74,17 +75,19 @@ def plan(quick: bool) -> list[Built]:
             Built(20_000, "ivfpq, 2 shards", cells, probes[:2]),
             Built(20_000, "hnsw", graph, breadths[:2]),
         ]
-    graph, light = IndexConfig(kind="hnsw"), IndexConfig(kind="hnsw", hnsw_neighbours=16, hnsw_build_breadth=100)
-    cells, million = IndexConfig(kind="ivfpq", rows_per_shard=1_000_000), 1_000_000
+    graph = IndexConfig(kind="hnsw", hnsw_neighbours=16, hnsw_build_breadth=100)
+    default, million = IndexConfig(kind="hnsw"), 1_000_000
+    cells = IndexConfig(kind="ivfpq")
     return [
         Built(million, "flat", flat),
-        Built(million, "hnsw, 4 shards", replace_config(graph, rows_per_shard=million // 4), breadths),
-        Built(million, "hnsw, 2 shards", replace_config(graph, rows_per_shard=million // 2), breadths),
-        Built(million, "hnsw, 1 shard", replace_config(graph, rows_per_shard=million), breadths),
         Built(million, "ivfpq, 4 shards", replace_config(cells, rows_per_shard=million // 4), probes),
+        Built(million, "hnsw M=32, 4 shards", replace_config(default, rows_per_shard=million // 4), breadths),
+        Built(million, "hnsw M=16, 4 shards", replace_config(graph, rows_per_shard=million // 4), breadths),
+        Built(million, "hnsw M=16, 2 shards", replace_config(graph, rows_per_shard=million // 2), breadths),
+        Built(million, "hnsw M=16, 1 shard", replace_config(graph, rows_per_shard=million), breadths),
         Built(10 * million, "flat", flat),
-        Built(10 * million, "ivfpq, 10 shards", cells, probes),
-        Built(10 * million, "hnsw M=16, 4 shards", replace_config(light, rows_per_shard=10 * million // 4), breadths),
+        Built(10 * million, "ivfpq, 10 shards", replace_config(cells, rows_per_shard=million), probes),
+        Built(10 * million, "hnsw M=16, 4 shards", replace_config(graph, rows_per_shard=10 * million // 4), breadths),
     ]
 
 
@@ -156,9 +159,10 @@ def build(folder: Path, quick: bool, only: str | None) -> None:
             continue
         path = folder / f"drawn-{built.size}.npy"
         if not path.exists():
-            mixture = Mixture(real)
-            blocks = [mixture.draw(min(1_000_000, built.size - start), start) for start in range(0, built.size, 1_000_000)]
-            np.save(path, np.concatenate(blocks))
+            mixture, drawn = Mixture(real), open_memmap(path, "w+", np.float32, (built.size, real.shape[1]))
+            for start in range(0, built.size, 1_000_000):
+                drawn[start : start + 1_000_000] = mixture.draw(min(1_000_000, built.size - start), start)
+            drawn.flush()
         key = f"{built.size} {built.name}"
         making = IndexBuild(stage_of(workspace, built), built.config, built.size)
         began = time.monotonic()

@@ -46,6 +46,7 @@ def run(config: SweepFusionConfig, workspace: Workspace) -> Artifact:
     stage.put("front.png", plot_front(points, front, chosen))
     rows = trial_rows(fusion, results, len(data.targets["validation"].users))
     metrics = {"beta": chosen.beta, "tagged_users": float(data.vectors["validation"].tagged.mean()), "num_points": len(points)}
+    metrics |= {"validation_ndcg": chosen.accuracy, "validation_coverage": chosen.coverage, "validation_tail": chosen.tail}
     metrics |= {f"pareto_{number}": point.beta for number, point in enumerate(front)}
     first = fusion.cutoffs[0]
     for subject, measured in measure_test(data, chosen.beta, fusion.num_neighbours).items():

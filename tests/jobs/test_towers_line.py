@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,19 +12,24 @@ from pathlib import Path
 
 import build_index
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
+import retrain_towers
 import sweep_fusion
+import sweep_losses
 import train_towers
+import update_vectors
 import yaml
 from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
-from intently.core.schema import CANDIDATE, HISTORY
+from intently.core.schema import CANDIDATE, EMBEDDING, HISTORY, ITEM, TAG
 from intently.core.workspace import Workspace
 from intently.retrieval import retriever as retriever_module
 from intently.retrieval.retriever import STRANGER, TowerRetriever, UnknownUserError
 from PIL import Image
 
-from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, item_of, put, user, write_world
+from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, embeddings, item_of, items, put, user, write_world
 
 pytestmark = [
     # DeepSpeed 0.19 and Ray 2.60 use names that torch 2.13 and Python call old.
@@ -250,3 +256,130 @@ def test_sweep_fusion_no_validation_targets_refused(line: Workspace, workspace: 
     train_towers.JOB.execute(local.model_copy(update={"training": few}), workspace)
     with pytest.raises(SchemaError, match="history_validation"):
         sweep_fusion.JOB.execute(SWEEP, workspace)
+
+
+LATER = [{**items().slice(n * RING, 1).to_pylist()[0], "item_id": f"new{n}", "title": f"new {CATEGORIES[n]}"} for n in range(3)]
+
+
+@pytest.fixture
+def grown(line: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the line on its second day: three items more, one a category, and a tag that nobody had."""
+    shutil.copytree(line.root, tmp_path / "grown")
+    workspace = Workspace.open(tmp_path / "grown")
+    put(workspace, "item", ITEM, pa.concat_tables([items(), ITEM.from_rows(LATER)]))
+    texts = [line.artifact("item_embedding").read(), embeddings("item", [row["item_id"] for row in LATER], [0, 1, 2])]
+    put(workspace, "item_embedding", EMBEDDING, pa.concat_tables(texts))
+    tag = line.artifact("tag").read()
+    fresh = {**tag.slice(0, 1).to_pylist()[0], "user_id": user(1), "rank": 2, "tag": "tiny garden tools"}
+    put(workspace, "tag", TAG, pa.concat_tables([tag, TAG.from_rows([fresh])]))
+    return workspace
+
+
+def update(workspace: Workspace) -> None:
+    update_vectors.JOB.execute(update_vectors.UpdateVectorsConfig(), workspace)
+
+
+def test_update_vectors_appends_and_leaves_what_stands_bit_for_bit(line: Workspace, grown: Workspace) -> None:
+    update(grown)
+    for kind, number in (("item", 3), ("tag", 1)):
+        before, after = line.artifact(f"{kind}_vector").read(), grown.artifact(f"{kind}_vector").read()
+        assert after.slice(0, before.num_rows).equals(before)
+        assert after.num_rows == before.num_rows + number
+    assert grown.artifact("item_vector").read()["id"].to_pylist()[36:] == ["new0", "new1", "new2"]
+    index = grown.artifact("index")
+    assert (index.manifest.metrics["num_items"], index.manifest.metrics["appended"], index.manifest.metrics["recall100"]) == (39, 3, 1)
+    assert grown.artifact("towers").version == line.artifact("towers").version
+
+
+def test_update_vectors_new_items_are_found_and_new_tags_count(line: Workspace, retriever: TowerRetriever, grown: Workspace) -> None:
+    update(grown)
+    later = TowerRetriever.load(grown)
+    found = later.retrieve([user(0)], k=39)["item_id"].to_pylist()
+    assert {"new0", "new1", "new2"} <= set(found)
+    # The new hiking item stands nearest to those who hike; user 0 does.
+    assert found.index("new0") < min(found.index("new1"), found.index("new2"))
+    assert "new2" in later.retrieve([user(0)], k=36, categories=["Kitchen"])["item_id"].to_pylist()
+    session = later.retrieve_history(["new0"], ["purchase"], k=39, user_id=user(0))
+    assert "new0" not in session["item_id"].to_pylist()
+    moved = later.retrieve_history(["new1", "new1"], ["purchase", "purchase"], k=39)
+    unmoved = later.retrieve_history([], [], k=39)
+    assert not moved["item_id"].equals(unmoved["item_id"]), "an event on a new item is read"
+    assert not np.array_equal(later.vectors.tags[1], retriever.vectors.tags[1])
+    assert np.array_equal(later.vectors.tags[0], retriever.vectors.tags[0])
+
+
+def test_update_vectors_again_writes_nothing_and_a_cut_off_run_is_made_up(grown: Workspace) -> None:
+    base = grown.artifact("index")
+    update(grown)
+    names = ("item_vector", "tag_vector", "item_embedding", "index")
+    versions = {name: grown.artifact(name).version for name in names}
+    update(grown)
+    assert {name: grown.artifact(name).version for name in names} == versions
+    base.workspace.write_bytes(grown.path("index", "LATEST"), base.version.encode())  # as if killed before the index was done
+    update(grown)
+    assert grown.artifact("index").version == versions["index"]
+
+
+def test_update_vectors_items_without_text_need_the_encoder_of_the_others(line: Workspace, grown: Workspace) -> None:
+    put(grown, "item_embedding", EMBEDDING, line.artifact("item_embedding").read())
+    with pytest.raises(ConfigError, match=r"encoder.model.*encoded by test"):
+        update(grown)
+
+
+def test_retriever_item_that_left_the_catalogue_is_not_shown(grown: Workspace) -> None:
+    update(grown)
+    kept = grown.artifact("item").read().filter(pc.is_in(pc.field("item_id"), pa.array(["new0", item_of(0, 5)])) == pa.scalar(False))
+    put(grown, "item", ITEM, kept)
+    retriever = TowerRetriever.load(grown)
+    found = retriever.retrieve([user(1)], k=39, filter_seen=False)["item_id"].to_pylist()
+    assert len(found) == 37
+    assert not {"new0", item_of(0, 5)} & set(found)
+    assert len(retriever.retrieve_history(["new0", "new1"], ["purchase"] * 2, k=39)) == 36
+
+
+def test_retrain_towers_when_they_are_old_or_it_was_cut_off(line: Workspace, grown: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    update(grown)
+    learning = {"num_epochs": 1, "batch_size": 32, "num_negatives": 8, "tag_batch_size": 16}
+    stages = {
+        "train_towers": {"training": {**TRAIN.training.model_dump(mode="json"), "learning": learning}, "harness": {"launcher": "local"}},
+        "sweep_fusion": {"fusion": SWEEP.fusion.model_dump(mode="json")},
+    }
+    after = ("train_towers", "sweep_fusion", "build_index")
+    young = retrain_towers.RetrainTowersConfig.parse({"stages": stages, "run": after})
+    standing = grown.artifact("index").version
+    assert retrain_towers.JOB.execute(young, grown).version == standing
+    assert "not due" in capsys.readouterr().out
+    assert "days old" in str(retrain_towers.reason(young.model_copy(update={"every_days": 0.0}), grown))
+    cut_off = young.model_copy(update={"force": True, "run": after[:1]})
+    retrain_towers.JOB.execute(cut_off, grown)
+    assert "fusion was not made from towers@" in str(retrain_towers.reason(young, grown))
+    retrain_towers.JOB.execute(young, grown)
+    assert retrain_towers.reason(young, grown) is None
+    assert grown.artifact("towers").version != line.artifact("towers").version
+    retriever = TowerRetriever.load(grown)
+    assert len(retriever.towers.item_ids) == len(retriever.item_ids) == 39
+
+
+def test_sweep_losses_leaves_the_best_pair_standing(line: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(line.root, tmp_path / "losses")
+    workspace = Workspace.open(tmp_path / "losses")
+    learning = {"num_epochs": 2, "batch_size": 32, "num_negatives": 8, "tag_batch_size": 16}
+    stages = {
+        "train_towers": {"training": {**TRAIN.training.model_dump(mode="json"), "learning": learning}, "harness": {"launcher": "local"}},
+        "sweep_fusion": {"fusion": SWEEP.fusion.model_dump(mode="json")},
+    }
+    config = sweep_losses.SweepLossesConfig.parse({"alphas": [0.0, 1.0], "stages": stages})
+    pairs = sweep_losses.JOB.execute(config, workspace)
+    rows = [row for row in pairs.read().to_pylist() if row["name"] == "NDCG" and row["filter_seen"]]
+    assert {row["setting"] for row in rows} == {f'{{"alpha": {a}, "beta": {b}}}' for a in (0.0, 1.0) for b in (0.0, 0.5, 1.0)}
+    fusion, towers = workspace.artifact("fusion").manifest, workspace.artifact("towers").manifest
+    assert fusion.metrics["beta"] == pairs.manifest.metrics["beta"]
+    assert towers.config["training"]["learning"]["alpha"] == pairs.manifest.metrics["alpha"]
+    chosen = [row["value"] for row in rows if row["setting"].startswith(f'{{"alpha": {pairs.manifest.metrics["alpha"]}')]
+    assert max(chosen) == max(row["value"] for row in rows)
+    assert TowerRetriever.load(workspace).versions["fusion"] == fusion.version
+
+
+def test_retrain_towers_unknown_stage_refused(workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match="no_such_stage"):
+        retrain_towers.JOB.execute(retrain_towers.RetrainTowersConfig.parse({"run": ["no_such_stage"]}), workspace)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from intently.core.config import Config
@@ -79,11 +80,16 @@ def read_sweep_data(workspace: Workspace, config: FusionConfig) -> SweepData:
     """Vectors, targets and catalogue as they stand.
 
     Raises:
-        SchemaError: nobody has a validation target, so nothing can be chosen.
+        SchemaError: nobody has a validation target, so nothing can be chosen; or tables are not of one run.
     """
     towers = load_towers(workspace.artifact("towers"))
     behaviours = towers.config.behaviours
-    catalogue = read_catalogue(workspace.artifact("item").read(), EMBEDDING.empty(), towers.config.towers.price_bins)
+    # The catalogue of training: items that came later have vectors too, but nobody's held-out item is among them.
+    item, vectors = workspace.artifact("item").read(), workspace.artifact("item_vector").read().slice(0, len(towers.item_ids))
+    if not vectors["id"].combine_chunks().equals(towers.item_ids):
+        raise SchemaError("item_vector does not begin with the items of the towers: train the towers anew")
+    standing = item.take(pa.array(rows_of(towers.item_ids, item["item_id"].combine_chunks())))
+    catalogue = read_catalogue(standing, EMBEDDING.empty(), towers.config.towers.price_bins)
     columns = ["user_id", "item_ids", "behaviours"]
     train, validation, test = (workspace.artifact(f"history_{split}").read(columns=columns) for split in ("train", "validation", "test"))
     past = read_interactions(train, catalogue.item_ids, behaviours.history)
@@ -95,7 +101,9 @@ def read_sweep_data(workspace: Workspace, config: FusionConfig) -> SweepData:
     if not len(targets["validation"].users):
         raise SchemaError("history_validation: no target of a known user and item, so no weight can be chosen")
 
-    users, items, tags = (workspace.artifact(f"{kind}_vector").read() for kind in ("user", "item", "tag"))
+    users, tags = (workspace.artifact(f"{kind}_vector").read() for kind in ("user", "tag"))
+    if not users["id"].combine_chunks().equals(past.user_ids):
+        raise SchemaError("user_vector and history_train hold different users: train the towers anew")
     rows = workspace.artifact("tag").read(columns=["user_id", "tag"])
     owners = rows_of(rows["user_id"], past.user_ids)
     known = owners >= 0
@@ -103,7 +111,7 @@ def read_sweep_data(workspace: Workspace, config: FusionConfig) -> SweepData:
     tag_vectors = vectors_of(tags) if tags.num_rows else np.zeros((0, towers.config.towers.dim), np.float32)
     pooled = pool_tags(tag_vectors, owners[known], tag_rows, past.num_users, config.pooling)
     return SweepData(
-        items=vectors_of(items),
+        items=vectors_of(vectors),
         vectors={"validation": FusedVectors(vectors_of(users), pooled), "test": FusedVectors(towers.user_vectors(later), pooled)},
         targets=targets,
         catalogue=catalogue,

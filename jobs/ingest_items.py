@@ -1,0 +1,61 @@
+"""Appends new items to the standing catalogue. Reads its source's items, item; writes item: the rows that stand, and the new ones behind.
+
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/ingest_items.py \\
+    --config jobs/configs/ingest_items/demo.yaml
+
+Items that stand are not rewritten, whatever the source says of them now; how many the source holds is noted. Events on the new items can
+come in with jobs/ingest_day.py from then on, and jobs/update_vectors.py makes them findable.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from intently.core.config import Config
+from intently.core.job import Job, launch
+from intently.core.schema import ITEM
+from intently.core.workspace import Artifact, Workspace
+from intently.data.files import FilesConfig
+from intently.data.sources import SourceConfig, fingerprint, open_source
+from pydantic import Field
+
+
+class IngestItemsConfig(Config):
+    """Which new items."""
+
+    source: SourceConfig = Field(
+        FilesConfig(events="day.csv", items="items.csv"), description="where the items are; its events are not read"
+    )
+
+
+def run(config: IngestItemsConfig, workspace: Workspace) -> Artifact:
+    """Append the items that are new; the standing table where none is."""
+    standing = workspace.artifact("item")
+    source = open_source(config.source)
+    known = standing.read(columns=["item_id"])["item_id"].combine_chunks()
+    new = source.items.filter(pc.invert(pc.is_in(source.items["item_id"], value_set=known)))
+    print(f"{new.num_rows} of {source.items.num_rows} items are new", flush=True)
+    if not new.num_rows:
+        return standing
+    stage = JOB.stage(workspace, "item", config)
+    parts = standing.parts()
+    for part in parts:
+        stage.put(f"{part}.parquet", standing.fetch(f"{part}.parquet"))
+    order = pa.array(np.argsort(new["item_id"].to_numpy(zero_copy_only=False), kind="stable"))
+    stage.write(f"part-{len(parts):05d}", new.take(order), source.rejects)
+    metrics = {"new_items": new.num_rows, "items_that_stood": source.items.num_rows - new.num_rows}
+    return stage.finish(metrics=metrics, notes={"grew_from": str(standing), **source.notes})
+
+
+JOB = Job(
+    name="ingest_items",
+    config=IngestItemsConfig,
+    reads=("item",),
+    writes={"item": ITEM},
+    run=run,
+    fingerprint=lambda config: fingerprint(config.source),
+)
+
+if __name__ == "__main__":
+    launch(JOB, __doc__)
