@@ -52,6 +52,12 @@ def page(browser_pages: Page, address: str) -> Iterator[Page]:
     assert errors == []
 
 
+def open_whole(page: Page, url: str) -> None:
+    """Open a page and wait until it has drawn what it fetches."""
+    page.goto(url)
+    expect(page.locator(".card, .tile, .operation").first).to_be_visible()
+
+
 def items(page: Page) -> list[str]:
     """Item ids of the cards in their order."""
     return page.locator("#recommended .card").evaluate_all("cards => cards.map(card => card.dataset.item)")
@@ -114,6 +120,7 @@ def sent(event_log: Path, user: str) -> list[tuple[str, str, float | None]]:
 def test_page_feedback_takes_the_item_off_the_list_and_ranks_the_rest_again(page: Page, address: str, event_log: Path) -> None:
     page.goto(f"{address}?user=bob")
     expect(page.locator("#name")).to_have_text("bob")
+    expect(page.locator("#visit")).to_be_hidden()
     before = items(page)
     liked, disliked = page.locator(f'.card[data-item="{before[0]}"]'), page.locator(f'.card[data-item="{before[2]}"]')
     liked.get_by_role("button", name="More like this").click()
@@ -160,9 +167,8 @@ def test_page_person_can_be_chosen_and_kept_in_the_address(page: Page, address: 
 @pytest.mark.parametrize("path", ["", "console", "docs"])
 @pytest.mark.parametrize("width", [390, 360])
 def test_page_fits_a_phone_without_sideways_scrolling(page: Page, address: str, path: str, width: int) -> None:
-    page.goto(f"{address}{path}")
     page.set_viewport_size({"width": width, "height": 844})
-    expect(page.locator("#status")).not_to_be_empty()
+    open_whole(page, f"{address}{path}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if not path:
         boxes = [button.bounding_box() for button in page.locator(".feedback button").all()]
@@ -172,8 +178,7 @@ def test_page_fits_a_phone_without_sideways_scrolling(page: Page, address: str, 
 
 @pytest.mark.parametrize("path", ["", "console", "docs"])
 def test_page_every_control_has_a_name_and_every_picture_an_alternative(page: Page, address: str, path: str) -> None:
-    page.goto(f"{address}{path}")
-    expect(page.locator("#status")).not_to_be_empty()
+    open_whole(page, f"{address}{path}")
     unnamed = "els => els.filter(el => !(el.ariaLabel || el.textContent.trim() || (el.labels && el.labels.length))).map(el => el.outerHTML)"
     assert page.locator("button, input").evaluate_all(unnamed) == []
     assert page.locator("img:not([alt])").count() == 0
@@ -216,8 +221,7 @@ CONTRAST = """() => {
 def test_page_text_stands_out_from_what_is_behind_it(page: Page, address: str, scheme: Literal["light", "dark"]) -> None:
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     for path in ("", "console", "docs"):
-        page.goto(f"{address}{path}")
-        expect(page.locator("#status")).not_to_be_empty()
+        open_whole(page, f"{address}{path}")
         assert page.evaluate(CONTRAST) == [], path
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
 
