@@ -176,12 +176,16 @@ class Case:
         targets = {split: read_targets(split, held_out[split], ids, past, config.behaviours) for split, past in pasts.items()}
         return cls(setting, workspace, scratch, data, later, targets)
 
+    @property
+    def counts(self) -> np.ndarray:
+        """[I] users that have taken each item in train."""
+        return popularity(self.data.past, self.data.catalogue.num_items, self.setting.towers.behaviours)
+
     def measure(self, subject: str, scorer: Scorer) -> list[dict[str, Any]]:
         """Test figures of one scorer with seen items left in, and taken out."""
-        counts = popularity(self.data.past, self.data.catalogue.num_items, self.setting.towers.behaviours)
         rows = []
         for ranking in rank(scorer, self.targets["test"], CUTOFFS[0]):
-            figures = accuracy(ranking, CUTOFFS) | spread(ranking, self.data.catalogue, counts)
+            figures = accuracy(ranking, CUTOFFS) | spread(ranking, self.data.catalogue, self.counts)
             common = {"dataset": self.setting.name, "subject": subject, "filter_seen": ranking.filter_seen}
             rows += [{**common, "name": name, "k": k, "value": value} for (name, k), value in figures.items()]
         return rows
@@ -192,7 +196,7 @@ def run_model(case: Case, model: str, seed: int) -> list[dict[str, Any]]:
     past, behaviours, num_items = case.data.past, case.setting.towers.behaviours, case.data.catalogue.num_items
     match model:
         case "popularity":
-            return case.measure(model, score_by_popularity(popularity(past, num_items, behaviours)))
+            return case.measure(model, score_by_popularity(case.counts))
         case "item_knn":
             return case.measure(model, ItemKNN(past, num_items, behaviours).scorer(case.later))
         case "sasrec":
@@ -243,9 +247,9 @@ def fit_towers(case: Case, config: TrainingConfig, alpha: float, seed: int) -> T
 
 
 def _validate(case: Case, scorer: Scorer, beta: float = 1.0) -> Point:
-    """NDCG@10 and category coverage on validation, seen items taken out."""
+    """NDCG@10, category coverage and tail share on validation, seen items taken out."""
     _, ranking = rank(scorer, case.targets["validation"], CUTOFFS[0])
-    figures = accuracy(ranking, CUTOFFS) | spread(ranking, case.data.catalogue, np.ones(case.data.catalogue.num_items))
+    figures = accuracy(ranking, CUTOFFS) | spread(ranking, case.data.catalogue, case.counts)
     return Point(beta, figures["NDCG", 10], figures["category_coverage", 10], figures["tail_share", 10])
 
 
@@ -323,13 +327,12 @@ def one_behaviour(behaviour: str) -> dict[str, Any]:
 
 
 PURCHASES, RATINGS = one_behaviour("purchase"), one_behaviour("rating")
+SMALL = {"num_negatives": 256, "tag_batch_size": 64}
 FULL = (
     DataSet(
         name="movielens",
         source=SharedParquetConfig(path="movielens_1m"),
-        towers=TrainingConfig.parse(
-            {"behaviours": RATINGS, "learning": {"num_epochs": 8, "batch_size": 1024, "num_negatives": 256, "tag_batch_size": 64}}
-        ),
+        towers=TrainingConfig.parse({"behaviours": RATINGS, "learning": {**SMALL, "num_epochs": 8, "batch_size": 1024, "tag_weight": 0.1}}),
         sasrec=SASRecConfig(length=100, dropout=0.2, batch_size=16, learning_rate=0.002, num_epochs=14, patience=6),
         once=("without_tag_loss", "without_category_loss"),
     ),
@@ -342,13 +345,17 @@ FULL = (
     DataSet(
         name="simulator",
         source=SimulatorSource(num_users=2000, num_items=2000, pictures=False),
-        towers=TrainingConfig.parse({}),
+        towers=TrainingConfig.parse(
+            {"towers": {"user_dropout": 1.0}, "learning": {**SMALL, "num_epochs": 6, "batch_size": 512, "tag_weight": 0.2}}
+        ),
         sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, batch_size=32, num_epochs=40, patience=10, evaluate_every=2),
     ),
     DataSet(
         name="demo",
         source=None,
-        towers=TrainingConfig.parse({}),
+        towers=TrainingConfig.parse(
+            {"towers": {"user_dropout": 1.0}, "learning": {**SMALL, "num_epochs": 6, "batch_size": 256, "tag_weight": 0.2}}
+        ),
         sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, batch_size=16, num_epochs=40, patience=10, evaluate_every=2),
     ),
 )
@@ -356,7 +363,9 @@ QUICK = (
     DataSet(
         name="simulator",
         source=SimulatorSource(num_users=300, num_items=400, events_per_user=120, pictures=False),
-        towers=TrainingConfig.parse({"learning": {"num_epochs": 3, "batch_size": 256, "num_negatives": 128, "tag_batch_size": 32}}),
+        towers=TrainingConfig.parse(
+            {"towers": {"user_dropout": 1.0}, "learning": {**SMALL, "num_epochs": 4, "batch_size": 128, "tag_weight": 0.2}}
+        ),
         sasrec=SASRecConfig(length=20, learning_rate=0.005, batch_size=32, num_epochs=15, patience=3),
     ),
 )
