@@ -94,7 +94,7 @@ def test_explain_nonsense_and_broken_rules_become_rejects(items: pa.Table) -> No
     assert {(row["item_id"], row["interest"], row["text"], row["model"]) for row in explained.explanations.to_pylist()} == {
         ("boots", "mountain hiking", "Strong leather boots keep feet dry on any day.", "scripted:function"),
         # Nothing passed: what fits anybody is made of the facts; the kettle's row has none.
-        ("boots", "", "Hiking; material: leather.", "rule"),
+        ("boots", "", "Hiking: leather.", "rule"),
     }
     assert {row["row"]: row["reason"] for row in explained.rejects.to_pylist()} == {
         "boots/#1": "a number that is no fact of the item",

@@ -70,6 +70,7 @@ BROKEN = {
     "A hand-loaded guitar of spruce.": "an invented word",
     "A lolding guitar of spruce.": "an invented word",
     "G guitar of spruce for quiet rooms.": "an invented word",
+    "A mhand guitar of spruce.": "an invented word",
     "A capo of spruce for guitar playing.": "names another kind of item",
     "A guitar, and warm evening light.": "names another kind of item",
     "Red guitar for quiet evenings.": "an attribute that the item lacks",
@@ -118,9 +119,10 @@ def test_rules_catalogue_without_attributes_or_brands_checks_what_is_there(encod
 
 
 def test_rules_reason_from_facts_is_the_description_as_far_as_it_passes_else_the_attributes(rules: ReasonRules) -> None:
-    assert rules.from_facts(GUITAR) == GUITAR["description"]
+    assert rules.from_facts(GUITAR, "") == GUITAR["description"]
+    assert rules.from_facts(GUITAR, "guitar playing") == f"For your interest in guitar playing: a{GUITAR['description'][1:]}"
     chatty = GUITAR | {"description": "A full-size guitar. Buy now, for it is on sale. Hurry."}
-    assert rules.from_facts(chatty) == "A full-size guitar."
+    assert rules.from_facts(chatty, "") == "A full-size guitar."
     silent = GUITAR | {"description": "Wow!"}
-    assert rules.from_facts(silent) == "Music; strings: 6; feature: hand-rubbed; colour: amber."
-    assert rules.from_facts(silent | {"attributes": []}) is None
+    assert rules.from_facts(silent, "") == "Music: 6, hand-rubbed, amber."
+    assert rules.from_facts(silent | {"attributes": []}, "") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import redis
 from intently.core.errors import WorkspaceError
 from intently.core.schema import EXPLANATION
 from intently.interests.reason_store import LmdbReasons, RedisReasons, connect, publish_reasons, write_reasons
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
+from benchmarks.redis_server import RedisServer
 from benchmarks.serving_world import free_port
 from serve.reasons import Reasons
 
@@ -25,31 +23,9 @@ def write(path: Path, *rows: tuple[str, str, str]) -> Path:
     return path
 
 
-class RedisServer:
-    """A real server on a port of its own, which tests may stop and start again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
-        self.start()
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--dir", str(self._folder), "--save", "", "--appendonly", "yes"]
-        self._process = subprocess.Popen([*command, "--appendfsync", "always"], stdout=subprocess.DEVNULL)
-        with redis.Redis(port=self.port, retry=Retry(ConstantBackoff(0.05), 400)) as waiting:
-            waiting.ping()
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    running = RedisServer(tmp_path)
+    running = RedisServer(tmp_path, free_port())
     yield running
     running.stop()
 

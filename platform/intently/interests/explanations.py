@@ -70,7 +70,7 @@ class Explained:
         verdicts: VERDICT rows of the judge, on the last text of each pair that it saw; none without a judge.
         rejects: REJECT rows, one a refused text (`item/interest#attempt`): answers that stayed invalid, broken rules, a judge's no.
         usage: what the questions cost.
-        counts: pairs, passed (with a text of the model), passed_at_once, from_facts (reasons for anybody made of the item's facts alone).
+        counts: pairs, passed (with a text of the model), passed_at_once, from_facts (reasons that are made of the item's facts).
     """
 
     explanations: pa.Table
@@ -152,7 +152,7 @@ def explain(
 ) -> Explained:
     """Ask the engine for the reason of every pair and check what it says; a refused pair is asked again, with another draw.
 
-    A reason for anybody that never passes is made of the item's own facts instead, so that serving has something true to fall back on.
+    Where nothing passes, a reason is made of the item's own facts, so that serving has something true to show.
 
     Args:
         pairs: columns item_id, interest, as from `plan_pairs`.
@@ -187,8 +187,7 @@ def explain(
         passed_at_once = len(kept) if attempt == 1 else passed_at_once
         if not waiting:
             break
-    without = (item for item, phrase in waiting.values() if phrase == ANYBODY)
-    from_facts = [_row(item, ANYBODY, text, BY_RULE) for item in without if (text := rules.from_facts(item))]
+    from_facts = [_row(item, phrase, text, BY_RULE) for item, phrase in waiting.values() if (text := rules.from_facts(item, phrase))]
     counts = {"pairs": len(asked), "passed": len(kept), "passed_at_once": passed_at_once, "from_facts": len(from_facts)}
     explanations = EXPLANATION.from_rows([*kept.values(), *from_facts]).sort_by([(name, "ascending") for name in EXPLANATION.key])
     judged = VERDICT.from_rows([verdict for found in verdicts.values() for verdict in found])

@@ -22,7 +22,7 @@ from intently.core.config import Config
 from intently.interests.phrases import BrandFinder, normalise, stutters, words
 from intently.llm.encoder import ENDINGS
 
-REVISION = 2
+REVISION = 3
 """Goes into the version of what the rules let through: raise it when a rule changes what passes."""
 
 CLICHES = (
@@ -50,6 +50,7 @@ ABOUT_THE_PERSON = (
 )  # fmt: skip
 """Wordings, normalised, that speak of the person instead of the item: a reason is written for anybody with the interest."""
 
+NAMELESS = "not about this item"
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s|$)")
@@ -126,7 +127,7 @@ class ReasonRules:
         self._known = frozenset(word for text in texts for word in words(text))
         self._by_ending: dict[str, list[str]] = {}
         for word in sorted(self._known):
-            if len(word) > 4:
+            if len(word) > 3:
                 self._by_ending.setdefault(word[-3:], []).append(word)
         self._compounds = frozenset(compound for text in texts for compound in _compounds(text))
         self._halves = frozenset(half for first, last in self._compounds for half in (f"{first}-", f"-{last}"))
@@ -143,7 +144,7 @@ class ReasonRules:
             ("names another kind of item", self._foreign_kind),
             ("an attribute that the item lacks", self._foreign_attribute),
             ("names another interest", self._foreign_interest),
-            ("not about this item", _nameless),
+            (NAMELESS, _nameless),
             ("repeats the title", self._repeats_title),
             ("runs in circles", lambda one: stutters(one.text)),
             ("a cliché", lambda one: _names(one.said, CLICHES)),
@@ -161,13 +162,21 @@ class ReasonRules:
         one = Reasoned(text, item, interest, words(text), frozenset(words(f"{facts} ; {interest}")), f" {normalise(facts)} ")
         return next((name for name, is_broken in self._checks if is_broken(one)), None)
 
-    def from_facts(self, item: dict[str, Any]) -> str | None:
-        """A sentence or two of the item's own description or attributes that pass; None where the row says too little."""
+    def from_facts(self, item: dict[str, Any], interest: str) -> str | None:
+        """A reason made of the item's own description or attributes, for when no model finds one; None where the row says too little.
+
+        Args:
+            item: the item's row.
+            interest: what it is for, named at the head; empty for a reason that fits anybody.
+        """
         description = " ".join((item["description"] or "").split())
         ends = [match.end() for match in _SENTENCE_END.finditer(description)][: self._config.max_sentences]
-        facts = f"{item['category']}; {'; '.join(item['attributes'])}." if item["attributes"] else ""
-        told = [*(description[:end] for end in reversed(ends)), description, facts]
-        return next((text for text in told if text and not self.broken(text, item, "")), None)
+        values = [value for _, separator, value in (attribute.partition(": ") for attribute in item["attributes"]) if separator]
+        told = [*(description[:end] for end in reversed(ends)), description, f"{item['category']}: {', '.join(values)}." if values else ""]
+        head = f"For your interest in {interest}: " if interest else ""
+        made = [head + (_continuing(text) if head else text) for text in told if text]
+        # What an item is need not be said again of facts that are its own.
+        return next((text for text in made if self.broken(text, item, interest) in (None, NAMELESS)), None)
 
     def _foreign_brand(self, one: Reasoned) -> bool:
         return any(f" {normalise(brand)} " not in one.facts for brand in self._brands.find(one.text))
@@ -194,7 +203,8 @@ class ReasonRules:
         cuts = [(word[:cut], word[cut:]) for cut in range(1, len(word))]
         if any(len(first) > 2 and len(last) > 2 and self._is_whole(first) and self._is_whole(last) for first, last in cuts):
             return False
-        rests = [rest for pair in cuts for half, rest in (pair, pair[::-1]) if len(half) > 3 and half in self._known]
+        sides = [side for pair in cuts for side in (pair, pair[::-1])]
+        rests = [rest for half, rest in sides if half in self._known and (len(half) > 3 or (len(half) == 3 and len(rest) == 1))]
         if any(map(self._is_whole, rests)):
             return False
         alike = get_close_matches(word, self._by_ending.get(word[-3:], []), n=3, cutoff=0.75)
@@ -257,6 +267,11 @@ def _attribute_values(attributes: list[list[str]]) -> dict[str, frozenset[str]]:
 def _split(attribute: str) -> tuple[str, str]:
     name, _, value = attribute.partition(": ")
     return name, normalise(value)
+
+
+def _continuing(text: str) -> str:
+    """A sentence as it goes on after a colon; names in capitals stay as they are."""
+    return text if text[1:2].isupper() else text[0].lower() + text[1:]
 
 
 def _shares(word: str, own: frozenset[str]) -> bool:
