@@ -21,11 +21,13 @@ class Question:
         question_id: unique within a call; the outcome carries it.
         fields: what the task's template needs, by `Task.fields`.
         sampling: how to draw the answer. Of several samples the first that parses is the answer.
+        images: pictures that the question is about, PNG or JPEG bytes.
     """
 
     question_id: str
     fields: dict[str, Any]
     sampling: Sampling
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Outcome:
         answer: the parsed answer.
         error: why there is none, the same words for the same cause (fit for Reject.reason).
         raw: the last text that the model wrote; empty if the engine failed (fit for Reject.detail).
-        prompt_tokens: tokens read, a repair included.
-        completion_tokens: tokens written, a repair included.
+        prompt_tokens: tokens read, a repair included; those of a reused reply were counted where they were paid for.
+        completion_tokens: tokens written, a repair included; as above.
         repaired: whether the answer, or the error, is that of the repair request.
+        cost: what the tokens cost.
+        reused: requests that the request cache answered and somebody else had paid for.
     """
 
     question_id: str
@@ -49,6 +53,8 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     repaired: bool = False
+    cost: float = 0.0
+    reused: int = 0
 
 
 def answer(engine: Engine, questions: Sequence[Question], task: Task) -> list[Outcome]:
@@ -62,7 +68,8 @@ def answer(engine: Engine, questions: Sequence[Question], task: Task) -> list[Ou
         EngineError: the engine died.
     """
     requests = [
-        Request(question.question_id, task.render(**question.fields), question.sampling, task.json_schema) for question in questions
+        Request(question.question_id, task.render(**question.fields), question.sampling, task.json_schema, question.images)
+        for question in questions
     ]
     judged = [_judge(reply, task) for reply in engine.generate(requests)] if requests else []
     outcomes = [outcome for outcome, _ in judged]
@@ -77,6 +84,7 @@ def answer(engine: Engine, questions: Sequence[Question], task: Task) -> list[Ou
 def _judge(reply: Reply, task: Task) -> tuple[Outcome, AnswerError | None]:
     """The outcome of a reply, and why the last of its samples was refused if all were."""
     outcome = Outcome(reply.request_id, None, reply.error, "", reply.prompt_tokens, reply.completion_tokens)
+    outcome = replace(outcome, cost=reply.cost, reused=int(reply.reused))
     refusal = None
     for text in reply.texts:
         try:
@@ -100,4 +108,6 @@ def _merge(first: Outcome, second: Outcome) -> Outcome:
         prompt_tokens=first.prompt_tokens + second.prompt_tokens,
         completion_tokens=first.completion_tokens + second.completion_tokens,
         repaired=True,
+        cost=first.cost + second.cost,
+        reused=first.reused + second.reused,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -36,12 +36,14 @@ class Request:
         messages: the chat so far.
         sampling: how to draw the answer.
         json_schema: JSON Schema that the answer must follow, as a JSON string; None for free text.
+        images: pictures, PNG or JPEG bytes, that belong to the last message.
     """
 
     request_id: str
     messages: tuple[Message, ...]
     sampling: Sampling
     json_schema: str | None = None
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Reply:
         prompt_tokens: tokens read, a shared prefix counted once.
         completion_tokens: tokens written, over all samples.
         cached_tokens: those of prompt_tokens that were not computed anew, because another request had the same prefix.
+        cost: what the tokens cost, in the currency of the engine's prices; 0 where there are none.
+        reused: whether the answer was taken from the request cache and paid for elsewhere; its tokens and cost are 0 here then.
     """
 
     request_id: str
@@ -63,6 +67,12 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cost: float = 0.0
+    reused: bool = False
+
+
+OnReply = Callable[[Reply], None]
+"""Called with every reply as soon as it is there, in the order of completion, from whichever thread."""
 
 
 class Engine(Protocol):
@@ -72,7 +82,7 @@ class Engine(Protocol):
     def name(self) -> str:
         """Engine kind and model, for the `model` columns of tables, as 'vllm:student'."""
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order, worked on side by side."""
 
     def close(self) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from intently.core.errors import ConfigError
+from fastapi.responses import JSONResponse, StreamingResponse
+from intently.core.errors import ConfigError, EngineError
 from intently.llm import contract
 from intently.llm.contract import Message, Sampling
 from intently.llm.engines.endpoint import EndpointConfig, EndpointEngine
@@ -29,6 +33,7 @@ class Server:
         self.keys: set[str | None] = set()
         self.attempts: Counter[str] = Counter()
         self.in_flight = self.most_in_flight = 0
+        self.times: list[float] = []
         self.ending = asyncio.Event()
         self.waiting: asyncio.Event | None = None
         self.base_url = ""
@@ -38,6 +43,7 @@ class Server:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
+        self.times.append(time.monotonic())
         self.keys.add(request.headers.get("authorization"))
         self.attempts[body["model"]] += 1
         self.in_flight += 1
@@ -63,6 +69,10 @@ class Server:
                 return JSONResponse({"choices": []})
             case "hanging":
                 await self.ending.wait()
+            case "dripping":
+                return StreamingResponse(self.drip(), media_type="application/json")
+            case "garbled" if self.attempts["garbled"] < 3:
+                return Response('{"choices": [{"mess', media_type="application/json")
             case "pair":
                 # Answers only once two requests are in flight, so that the test proves they are asked side by side.
                 self.waiting = self.waiting or asyncio.Event()
@@ -71,10 +81,18 @@ class Server:
                 await self.waiting.wait()
         return JSONResponse(completion(body))
 
+    async def drip(self) -> AsyncIterator[bytes]:
+        """A byte now and then, without an end."""
+        while not self.ending.is_set():
+            yield b" "
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.ending.wait(), 0.02)
+
 
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     num_choices = 1 if body["model"] == "single" else body.get("n", 1)
-    texts = [f"{body['messages'][-1]['content']}/{body.get('seed', 0) + i}" for i in range(num_choices)]
+    content = body["messages"][-1]["content"]
+    texts = [f"{content if isinstance(content, str) else content[0]['text']}/{body.get('seed', 0) + i}" for i in range(num_choices)]
     choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
     return {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 2 * num_choices}}
 
@@ -206,3 +224,68 @@ def test_endpoint_missing_key_is_refused_by_the_variables_name(monkeypatch: pyte
     monkeypatch.delenv("INTENTLY_TEST_KEY", raising=False)
     with pytest.raises(ConfigError, match="INTENTLY_TEST_KEY"):
         EndpointEngine(EndpointConfig(base_url="http://localhost/v1", model="m", api_key_env="INTENTLY_TEST_KEY"))
+
+
+def test_endpoint_garbage_is_asked_again_before_it_is_given_up(server: Server) -> None:
+    (reply,) = ask(server, "garbled", [request("q")], max_retries=2, max_backoff_s=0.01)
+    assert (reply.texts, reply.error) == (("q/0",), None)
+    assert server.attempts["garbled"] == 3
+
+
+def test_endpoint_server_that_drips_bytes_times_out(server: Server) -> None:
+    (reply,) = ask(server, "dripping", [request("q")], timeout_s=0.3)
+    assert reply.error == "the endpoint did not answer within 0.3 s"
+
+
+def test_endpoint_dead_server_is_given_up_for_the_rest_of_the_call(server: Server) -> None:
+    requests = [request(f"q{i}") for i in range(12)]
+    before = server.attempts["broken"]
+    replies = ask(server, "broken", requests, give_up_after=3, concurrency=1)
+    assert Counter(reply.error for reply in replies) == {
+        "the endpoint answered 500": 3,
+        "the endpoint was given up after 3 failures in a row": 9,
+    }
+    assert server.attempts["broken"] - before == 3
+
+
+def test_endpoint_pace_spaces_requests(server: Server) -> None:
+    server.times.clear()
+    ask(server, "good", [request(f"q{i}") for i in range(5)], requests_per_minute=60 / 0.05)
+    assert server.times[-1] - server.times[0] >= 4 * 0.05 - 0.02
+
+
+def test_endpoint_tokens_per_minute_hold_back_what_would_exceed_them(server: Server) -> None:
+    server.times.clear()
+    # 4 tokens are read and 20 may be written: 24 tokens every 0.05 s, however short the answer turns out to be for the one in flight.
+    ask(server, "good", [request("q", max_tokens=20) for _ in range(4)], tokens_per_minute=24 * 60 / 0.05)
+    assert server.times[-1] - server.times[0] >= 2 * 0.05
+
+
+def test_endpoint_budget_is_never_overdrawn_and_the_rest_is_refused(server: Server) -> None:
+    requests = [request(f"q{i}", max_tokens=100) for i in range(6)]
+    # A request may take 4 + 100 tokens and takes 9. At 120 tokens two are answered: 18 are spent, and 104 more would be too many.
+    replies = ask(server, "good", requests, max_total_tokens=120, concurrency=1, when_spent="reject")
+    assert [reply.error for reply in replies] == [None, None] + ["the budget is spent"] * 4
+    priced = ask(server, "good", requests, prompt_price=1e6, completion_price=10e6, max_cost=1031.0, concurrency=1, when_spent="reject")
+    assert [(reply.error, reply.cost) for reply in priced[:2]] == [(None, 27.0), (None, 27.0)]
+    assert {reply.error for reply in priced[2:]} == {"the budget is spent"}
+
+
+def test_endpoint_spent_budget_stops_with_what_was_answered_told(server: Server) -> None:
+    config = EndpointConfig(base_url=server.base_url, model="good", max_total_tokens=120, concurrency=1, max_retries=0)
+    engine, told = EndpointEngine(config), list[contract.Reply]()
+    with pytest.raises(EngineError, match=r"endpoint:good: the budget is spent .max_total_tokens 120.* 18 tokens.* 4 requests"):
+        engine.generate([request(f"q{i}", max_tokens=100) for i in range(6)], told.append)
+    engine.close()
+    assert [reply.request_id for reply in told if not reply.error] == ["q0", "q1"]
+
+
+def test_endpoint_picture_goes_as_a_data_url_beside_the_text(server: Server) -> None:
+    png = b"\x89PNG\r\n\x1a\n"
+    asked = replace(request("q"), images=(png, b"jpg"))
+    (reply,) = ask(server, "seeing", [asked])
+    assert reply.texts == ("q/0",)
+    text, first, second = server.bodies[-1]["messages"][1]["content"]
+    assert text == {"type": "text", "text": "q"}
+    assert first == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}}
+    assert second["image_url"]["url"].startswith("data:image/jpeg;base64,")

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Tag
 
+from intently.core.workspace import Stage
 from intently.llm.contract import Engine
 from intently.llm.engines.endpoint import EndpointConfig, EndpointEngine
 from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
 from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
+from intently.llm.request_cache import CachedEngine
 
 
 def _kind(value: Any) -> str | None:
@@ -39,6 +41,11 @@ def build_engine(config: EngineConfig) -> Engine:
             return EndpointEngine(config)
         case ScriptedConfig():
             return ScriptedEngine.from_config(config)
+
+
+def cached_engine(config: EngineConfig, stage: Stage) -> CachedEngine:
+    """`build_engine`, with the request cache of the stage's workspace before it: the form in which jobs hold an engine."""
+    return CachedEngine.of(build_engine(config), config, stage)
 
 
 def engine_environment(config: EngineConfig) -> dict[str, str]:

@@ -1,12 +1,14 @@
-"""Any OpenAI-compatible endpoint: many requests in flight, retries with exponential backoff, timeouts, failures as replies."""
+"""Any OpenAI-compatible endpoint: requests in flight, paced, retried with exponential backoff, within a budget; failures are replies."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import httpx
@@ -14,11 +16,19 @@ import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from intently.core.config import Config, operational
-from intently.core.errors import ConfigError
-from intently.llm.contract import Message, Reply, Request
+from intently.core.errors import ConfigError, EngineError
+from intently.llm.contract import Message, OnReply, Reply, Request
+from intently.llm.engines.pace import Budget, Pace
 
 NO_KEY = "none"
 """What servers without keys are sent; the client refuses to start with nothing."""
+SPENT = "the budget is spent"
+FIRST_BACKOFF_S = 0.5
+CHARACTERS_A_TOKEN = 3
+"""Fewer than tokenizers need of English text, so that a budget is rather kept than overdrawn."""
+TOKENS_A_PICTURE = 1500
+TOO_MANY_REQUESTS = 429
+RETRIED = frozenset({408, 409, TOO_MANY_REQUESTS})
 
 
 class EndpointConfig(Config):
@@ -34,8 +44,19 @@ class EndpointConfig(Config):
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further fields of every request, as the server knows them")
     api_key_env: str | None = operational(None, description="environment variable that holds the key; None for servers without keys")
     concurrency: int = operational(32, description="requests in flight", ge=1)
-    timeout_s: float = operational(120.0, description="seconds that one attempt may take", gt=0)
-    max_retries: int = operational(5, description="further attempts after 408, 409, 429, 5xx, a lost connection or a timeout", ge=0)
+    timeout_s: float = operational(120.0, description="seconds that one attempt may take, to its last byte", gt=0)
+    max_retries: int = operational(5, description="further attempts after 408, 409, 429, 5xx, no connection, a timeout or garbage", ge=0)
+    max_backoff_s: float = operational(30.0, description="longest wait before a further attempt that the server did not ask for", gt=0)
+    give_up_after: int = operational(50, description="failed requests in a row after which the rest of a call fails at once", ge=1)
+    requests_per_minute: float | None = operational(None, description="limit of one worker; None is none", gt=0)
+    tokens_per_minute: float | None = operational(None, description="limit of one worker, read and written together; None is none", gt=0)
+    prompt_price: float = operational(0.0, description="price of a million tokens read", ge=0)
+    completion_price: float = operational(0.0, description="price of a million tokens written", ge=0)
+    max_total_tokens: int | None = operational(None, description="tokens that one worker may spend in a run; None is no limit", ge=1)
+    max_cost: float | None = operational(None, description="cost, by the prices above, that one worker may run up; None is no limit", gt=0)
+    when_spent: Literal["stop", "reject"] = operational(
+        "stop", description="stop ends the job, which goes on with a new budget when it is run again; reject refuses the rest"
+    )
 
 
 class _Message(BaseModel):
@@ -58,6 +79,14 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+class _AttemptError(Exception):
+    """One attempt failed. `wait_s` is how long the server asked to be left alone; None if it did not say."""
+
+    def __init__(self, reason: str, again: bool, wait_s: float | None = None, everybody: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.again, self.wait_s, self.everybody = reason, again, wait_s, everybody
+
+
 class EndpointEngine:
     """Asks an endpoint; keeps one event loop and one connection pool for its life, so that it may be called from anywhere.
 
@@ -67,11 +96,12 @@ class EndpointEngine:
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=_key(config), timeout=config.timeout_s, max_retries=config.max_retries
-        )
+        self._client = openai.AsyncOpenAI(base_url=config.base_url, api_key=_key(config), timeout=config.timeout_s, max_retries=0)
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(config.concurrency)
+        self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
+        self._budget = Budget(config.max_total_tokens, config.max_cost)
+        self._failed_in_a_row = 0
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
         self._thread.start()
 
@@ -80,9 +110,19 @@ class EndpointEngine:
         """'endpoint:' and the model."""
         return f"endpoint:{self._config.model}"
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Requests → replies in the same order, at most `concurrency` in flight; a request that fails carries its error."""
-        return asyncio.run_coroutine_threadsafe(self._generate(requests), self._loop).result()
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        """Requests → replies in the same order, at most `concurrency` in flight; a request that fails carries its error.
+
+        Raises:
+            EngineError: the budget is spent and the settings say to stop; what was answered has gone to `on_reply`.
+        """
+        replies = asyncio.run_coroutine_threadsafe(self._generate(requests, on_reply), self._loop).result()
+        unpaid = sum(reply.error == SPENT for reply in replies)
+        if unpaid and self._config.when_spent == "stop":
+            limits = f"max_total_tokens {self._config.max_total_tokens}, max_cost {self._config.max_cost}"
+            spent = f"{self._budget.tokens} tokens, cost {self._budget.cost:.4g}"
+            raise EngineError(f"{self.name}: {SPENT} ({limits}; so far {spent}), {unpaid} requests were not asked")
+        return replies
 
     def close(self) -> None:
         """Close the connections and end the loop."""
@@ -91,8 +131,16 @@ class EndpointEngine:
         self._thread.join()
         self._loop.close()
 
-    async def _generate(self, requests: Sequence[Request]) -> list[Reply]:
-        return list(await asyncio.gather(*(self._answer(request) for request in requests)))
+    async def _generate(self, requests: Sequence[Request], on_reply: OnReply | None) -> list[Reply]:
+        self._failed_in_a_row = 0
+
+        async def told(request: Request) -> Reply:
+            reply = await self._answer(request)
+            if on_reply:
+                on_reply(reply)
+            return reply
+
+        return list(await asyncio.gather(*map(told, requests)))
 
     async def _answer(self, request: Request) -> Reply:
         wanted = request.sampling.num_samples
@@ -104,17 +152,59 @@ class EndpointEngine:
         return _join(request, [first, *await asyncio.gather(*others)])
 
     async def _ask(self, request: Request, num_samples: int, seed_offset: int = 0) -> Reply:
-        body = _body(request, num_samples, seed_offset, self._config)
+        config = self._config
+        body = _body(request, num_samples, seed_offset, config)
+        prompt_tokens, completion_tokens = _most_tokens(request, num_samples)
+        most, most_cost = prompt_tokens + completion_tokens, self._cost(prompt_tokens, completion_tokens)
+        async with self._slots:
+            if self._failed_in_a_row >= config.give_up_after:
+                return _failed(request, f"the endpoint was given up after {config.give_up_after} failures in a row")
+            if not self._budget.reserve(most, most_cost):
+                return _failed(request, SPENT)
+            reply = await self._attempts(request, body, num_samples, most)
+        reply = _priced(reply, self._cost(reply.prompt_tokens, reply.completion_tokens))
+        used = reply.prompt_tokens + reply.completion_tokens
+        self._budget.settle(used - most, reply.cost - most_cost)
+        if not reply.error:
+            self._pace.correct(used - most)
+        return reply
+
+    async def _attempts(self, request: Request, body: Mapping[str, Any], num_samples: int, tokens: int) -> Reply:
+        for attempt in range(self._config.max_retries + 1):
+            await self._pace.turn(tokens)
+            try:
+                reply = await self._attempt(request, body, num_samples)
+            except _AttemptError as error:
+                if not error.again or attempt == self._config.max_retries:
+                    self._failed_in_a_row += error.again
+                    return _failed(request, error.reason)
+                backoff = min(FIRST_BACKOFF_S * 2**attempt, self._config.max_backoff_s) * random.uniform(0.75, 1.0)
+                wait_s = backoff if error.wait_s is None else error.wait_s
+                if error.everybody:
+                    self._pace.pause(wait_s)
+                await asyncio.sleep(wait_s)
+            else:
+                self._failed_in_a_row = 0
+                return reply
+        raise AssertionError("the last attempt returns")
+
+    async def _attempt(self, request: Request, body: Mapping[str, Any], num_samples: int) -> Reply:
         try:
-            async with self._slots:
+            # The client's own timeout is between bytes: a server that drips would hold the slot for ever.
+            async with asyncio.timeout(self._config.timeout_s):
                 response = await self._client.post("/chat/completions", cast_to=httpx.Response, body=body)
         except openai.APIStatusError as error:
-            return _failed(request, _refusal(error))
-        except openai.APITimeoutError:
-            return _failed(request, f"the endpoint did not answer within {self._config.timeout_s:g} s")
+            status = error.status_code
+            wait_s = _wait_of(error.response.headers)
+            raise _AttemptError(_refusal(error), status in RETRIED or status >= 500, wait_s, status == TOO_MANY_REQUESTS) from error
+        except (openai.APITimeoutError, TimeoutError) as error:
+            raise _AttemptError(f"the endpoint did not answer within {self._config.timeout_s:g} s", True) from error
         except openai.APIConnectionError as error:
-            return _failed(request, f"the endpoint cannot be reached: {error.__cause__ or error}")
+            raise _AttemptError(f"the endpoint cannot be reached: {error.__cause__ or error}", True) from error
         return _read(request, response.text, num_samples)
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self._config.prompt_price + completion_tokens * self._config.completion_price) / 1e6
 
 
 def _key(config: EndpointConfig) -> str:
@@ -131,7 +221,6 @@ def _body(request: Request, num_samples: int, seed_offset: int, config: Endpoint
     messages = list(request.messages)
     body: dict[str, Any] = {
         "model": config.model,
-        "messages": messages,
         "temperature": sampling.temperature,
         config.max_tokens_field: sampling.max_tokens,
     }
@@ -145,16 +234,47 @@ def _body(request: Request, num_samples: int, seed_offset: int, config: Endpoint
             case "json_schema":
                 body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
             case "json_object":
-                body["messages"] = _with_schema(messages, request.json_schema)
+                messages = _with_schema(messages, request.json_schema)
                 body["response_format"] = {"type": "json_object"}
             case "prompt":
-                body["messages"] = _with_schema(messages, request.json_schema)
+                messages = _with_schema(messages, request.json_schema)
+    body["messages"] = _with_pictures(messages, request.images)
     return body | config.extra_body
 
 
 def _with_schema(messages: list[Message], json_schema: str) -> list[Message]:
     first, *others = messages
     return [{"role": first["role"], "content": f"{first['content']}\nJSON Schema of the answer: {json_schema}"}, *others]
+
+
+def _with_pictures(messages: list[Message], images: Sequence[bytes]) -> list[Any]:
+    """The messages as the server takes them: pictures are data URLs beside the text of the last one."""
+    if not images:
+        return list(messages)
+    *earlier, last = messages
+    parts: list[dict[str, Any]] = [{"type": "text", "text": last["content"]}]
+    for image in images:
+        kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+        url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return [*earlier, {"role": last["role"], "content": parts}]
+
+
+def _most_tokens(request: Request, num_samples: int) -> tuple[int, int]:
+    """(read, written): a careful guess of the most that a request takes."""
+    characters = sum(len(message["content"]) for message in request.messages) + len(request.json_schema or "")
+    read = characters // CHARACTERS_A_TOKEN + TOKENS_A_PICTURE * len(request.images)
+    return read, request.sampling.max_tokens * num_samples
+
+
+def _wait_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asked for; a date instead of a number is passed over."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return None
 
 
 def _refusal(error: openai.APIStatusError) -> str:
@@ -166,13 +286,17 @@ def _refusal(error: openai.APIStatusError) -> str:
 def _read(request: Request, response: str, num_samples: int) -> Reply:
     try:
         completion = _Completion.model_validate_json(response)
-    except ValidationError:
-        return _failed(request, "the endpoint's answer is no chat completion")
+    except ValidationError as error:
+        raise _AttemptError("the endpoint's answer is no chat completion", True) from error
     texts = tuple(choice.message.content or "" for choice in completion.choices[:num_samples])
     if not texts:
-        return _failed(request, "the endpoint's answer holds no choice")
+        raise _AttemptError("the endpoint's answer holds no choice", True)
     usage = completion.usage or _Usage()
     return Reply(request.request_id, texts, None, usage.prompt_tokens, usage.completion_tokens)
+
+
+def _priced(reply: Reply, cost: float) -> Reply:
+    return Reply(reply.request_id, reply.texts, reply.error, reply.prompt_tokens, reply.completion_tokens, cost=cost)
 
 
 def _join(request: Request, replies: list[Reply]) -> Reply:
@@ -183,6 +307,7 @@ def _join(request: Request, replies: list[Reply]) -> Reply:
         failed.error if failed else None,
         sum(reply.prompt_tokens for reply in replies),
         sum(reply.completion_tokens for reply in replies),
+        cost=sum(reply.cost for reply in replies),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from intently.core.config import Config
-from intently.llm.contract import Reply, Request
+from intently.llm.contract import OnReply, Reply, Request
 
 
 class ScriptedConfig(Config):
@@ -43,9 +43,14 @@ class ScriptedEngine:
         """Goes into the `model` columns, so that a scripted table can never pass for a real one."""
         return self._name
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order; a word counts as a token."""
-        return [self._reply(request) for request in requests]
+        replies = []
+        for request in requests:
+            replies.append(self._reply(request))
+            if on_reply:
+                on_reply(replies[-1])
+        return replies
 
     def close(self) -> None:
         """Nothing is held."""

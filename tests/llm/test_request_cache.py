@@ -1,0 +1,140 @@
+"""The request cache: what is kept, who pays, and what a kill may leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from intently.core.errors import EngineError
+from intently.core.workspace import Workspace
+from intently.llm.contract import Message, OnReply, Reply, Request, Sampling
+from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
+from intently.llm.request_cache import FOLDER, CachedEngine, RequestCache, model_identity, request_key
+
+
+class Counting(ScriptedEngine):
+    """Keeps what it was asked; dies after `answers`, if that is given."""
+
+    def __init__(self, answers: int | None = None) -> None:
+        super().__init__(lambda request: None if "fail" in request.messages[0]["content"] else f"to {request.messages[0]['content']}")
+        self.asked: list[str] = []
+        self._answers = answers
+
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        whole = self._answers is None
+        replies = super().generate(requests if whole else requests[: self._answers], on_reply)
+        self.asked += [reply.request_id for reply in replies]
+        if not whole:
+            raise EngineError("the engine died")
+        return replies
+
+
+def ask(name: str, text: str, **others: object) -> Request:
+    return Request(name, (Message(role="user", content=text),), Sampling(), **others)  # type: ignore[arg-type]
+
+
+def cached(engine: ScriptedEngine, workspace: Workspace, part: str = "p", artifact: str = "a@1") -> CachedEngine:
+    made = CachedEngine(engine, RequestCache(workspace, "model"), artifact)
+    made.begin(part)
+    return made
+
+
+def told(replies: list[Reply]) -> list[tuple[str, tuple[str, ...], int, int, bool]]:
+    return [(r.request_id, r.texts, r.prompt_tokens, r.completion_tokens, r.reused) for r in replies]
+
+
+def files(workspace: Workspace) -> list[Path]:
+    return sorted(Path(workspace.path(FOLDER, "model")).glob("*.jsonl"))
+
+
+def test_cache_another_process_asks_only_what_is_new(workspace: Workspace) -> None:
+    first, second = Counting(), Counting()
+    assert told(cached(first, workspace).generate([ask("1", "a b"), ask("2", "c")])) == [
+        ("1", ("to a b",), 2, 3, False),
+        ("2", ("to c",), 1, 2, False),
+    ]
+    replies = cached(second, workspace, "q").generate([ask("x", "c"), ask("y", "new")])
+    assert told(replies) == [("x", ("to c",), 0, 0, True), ("y", ("to new",), 1, 2, False)]
+    assert (first.asked, second.asked) == (["1", "2"], ["y"])
+
+
+def test_cache_engine_that_dies_leaves_what_it_answered_and_the_same_part_counts_it_once(workspace: Workspace) -> None:
+    requests = [ask(str(i), f"q{i}") for i in range(5)]
+    with pytest.raises(EngineError):
+        cached(Counting(answers=3), workspace).generate(requests)
+    again = Counting()
+    engine = cached(again, workspace)
+    assert [(r.prompt_tokens, r.reused) for r in engine.generate(requests)] == [(1, False)] * 5
+    assert again.asked == ["3", "4"]
+    assert [(r.prompt_tokens, r.reused) for r in engine.generate(requests)] == [(0, True)] * 5, "a second time it is free"
+
+
+def test_cache_equal_requests_of_one_call_are_asked_and_counted_once(workspace: Workspace) -> None:
+    engine = Counting()
+    replies = cached(engine, workspace).generate([ask("1", "same"), ask("2", "same")])
+    assert told(replies) == [("1", ("to same",), 1, 2, False), ("2", ("to same",), 0, 0, True)]
+    assert engine.asked == ["1"]
+
+
+def test_cache_failed_request_is_not_kept(workspace: Workspace) -> None:
+    engine = cached(Counting(), workspace)
+    (reply,) = engine.generate([ask("1", "fail")])
+    assert reply.error == "the script fails here"
+    assert not files(workspace)
+
+
+def test_cache_line_cut_by_a_kill_is_asked_again_and_the_others_are_not(workspace: Workspace) -> None:
+    cached(Counting(), workspace).generate([ask("1", "a"), ask("2", "b")])
+    (path,) = files(workspace)
+    path.write_bytes(path.read_bytes()[:-9])
+    (path.parent / "noise.jsonl").write_bytes(b"\xff\xfe\n\nzz\tq\t{}\n" + b"00" * 16 + b"\tq\tnot json\n")
+    again = Counting()
+    assert [r.texts for r in cached(again, workspace).generate([ask("1", "a"), ask("2", "b")])] == [("to a",), ("to b",)]
+    assert again.asked == ["2"]
+
+
+def test_cache_two_writers_that_paid_for_the_same_are_both_believed(workspace: Workspace) -> None:
+    one, two = cached(Counting(), workspace, "p"), cached(Counting(), workspace, "q")
+    one.generate([ask("1", "a")])
+    two.generate([ask("1", "a")])
+    assert len(files(workspace)) == 2
+    for part, reused in (("p", False), ("q", False), ("r", True)):
+        (reply,) = cached(Counting(), workspace, part).generate([ask("1", "a")])
+        assert reply.reused == reused, part
+
+
+def test_cache_takes_in_at_the_next_part_what_others_wrote(workspace: Workspace) -> None:
+    mine, theirs = Counting(), cached(Counting(), workspace, "q")
+    engine = cached(mine, workspace)
+    theirs.generate([ask("1", "a")])
+    engine.begin("r")
+    engine.generate([ask("1", "a")])
+    assert mine.asked == []
+
+
+def test_cache_on_an_object_store_puts_whole_files() -> None:
+    store = Workspace.open("mock:///bucket/ws")
+    assert cached(Counting(), store).generate([ask("1", "a")])[0].texts == ("to a",)
+    engine = cached(Counting(), store)
+    engine.generate([ask("1", "b")])
+    engine.begin("q")
+    engine.generate([ask("1", "c")])
+    engine.close()
+    again = Counting()
+    reader = CachedEngine(again, RequestCache(Workspace(store.root, store.filesystem, store.base), "model"), "a@1")
+    assert [r.texts for r in reader.generate([ask("1", "b"), ask("2", "c")])] == [("to b",), ("to c",)]
+    assert again.asked == []
+
+
+def test_request_key_follows_the_content_and_not_the_id() -> None:
+    key = request_key("m", ask("1", "a"))
+    assert key == request_key("m", ask("2", "a"))
+    others = [ask("1", "b"), ask("1", "a", json_schema="{}"), ask("1", "a", images=(b"x",))]
+    others.append(Request("1", others[0].messages[:0] + ask("1", "a").messages, Sampling(seed=1)))
+    assert len({key, request_key("n", ask("1", "a")), *(request_key("m", other) for other in others)}) == 6
+
+
+def test_model_identity_follows_what_decides_answers() -> None:
+    one = model_identity(ScriptedConfig(default="x"))
+    assert one == model_identity(ScriptedConfig(default="x")) != model_identity(ScriptedConfig(default="y"))
