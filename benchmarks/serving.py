@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +51,8 @@ RAY = {
     "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # As serve/config.yaml advises.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
     # Nobody is left to drain when a measurement ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }
@@ -136,14 +138,13 @@ def in_process(run: Callable[[str, int], None], root: str, port: int) -> Iterato
 
 
 @contextmanager
-def on_ray(
-    root: str, port: int, replicas: int, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[psutil.Process]:
+def on_ray(root: str, port: int, replicas: int, settings: Sequence[str] = ()) -> Iterator[psutil.Process]:
     """The service as it is started by hand, on Ray's fast path."""
     command = [sys.executable, "-m", "serve.local", "--workspace", root, "--event-log", f"{root}/event_log", "--port", str(port)]
     command += ["--replicas", str(replicas), *(part for setting in settings for part in ("--set", setting))]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | RAY | dict(environment or {}), stdout=output, stderr=output)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | RAY | haproxy_of_its_own(folder)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
             wait_until_ready(port, lambda: process.poll() is None)
             yield psutil.Process(process.pid)
@@ -153,6 +154,19 @@ def on_ray(
         finally:
             process.terminate()
             process.wait(120)
+
+
+def haproxy_of_its_own(folder: str) -> dict[str, str]:
+    """Environment of an HAProxy that shares no file and no port with another one on this machine."""
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "SERVER_STATE_FILE": "state",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+    }
+    places = {f"RAY_SERVE_HAPROXY_{name}": f"{folder}/{file}" for name, file in files.items()}
+    ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port(first)) for name, first in (("METRICS", 19_000), ("STATS", 20_000))}
+    return places | ports | {"RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder}
 
 
 def wait_until_ready(port: int, is_alive: Callable[[], bool], timeout_s: float = 300) -> None:

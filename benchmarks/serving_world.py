@@ -15,6 +15,8 @@ import pyarrow as pa
 from intently.core.config import Config
 from intently.core.schema import CHUNK, EMBEDDING, EXPLANATION, HISTORY, ITEM, METRIC, TAG, USER, USER_INTEREST, Table
 from intently.core.workspace import Workspace, open_stage
+from intently.data.buckets import part_name
+from intently.data.histories import HistoryConfig
 from intently.data.simulator import SimulatorConfig, simulate
 from intently.data.world import THEMES
 from intently.interests.reason_store import FILENAME, write_reasons
@@ -32,6 +34,12 @@ class Made(Config):
     """Settings of stages that are made up for a measurement."""
 
     edition: int = Field(0, description="tells one version of an artifact from another")
+
+
+class MadeHistories(Config):
+    """Settings of a made-up history."""
+
+    histories: HistoryConfig = Field(HistoryConfig(num_buckets=1), description="as ingest_events has them")
 
 
 def write_table(workspace: Workspace, name: str, table: Table, rows: list[dict] | pa.Table, edition: int = 0) -> None:
@@ -86,8 +94,11 @@ def write_world(workspace: Workspace, num_items: int, num_users: int) -> list[st
     taken = item_ids[rng.integers(0, num_items, (num_users, EVENTS_PER_USER))]
     wanted = [rng.choice(len(THEMES), INTERESTS_PER_USER, replace=False) for _ in user_ids]
     history = HISTORY.from_rows([_history(user, items.tolist()) for user, items in zip(user_ids, taken, strict=True)])
-    for name in ("history", "history_train"):
-        write_table(workspace, name, HISTORY, history)
+    # As ingest writes it, so that days can be appended.
+    stage = open_stage(workspace, "history", HISTORY, {}, MadeHistories())
+    stage.write(part_name(0), history)
+    stage.finish()
+    write_table(workspace, "history_train", HISTORY, history)
     write_table(workspace, "item", ITEM, world.items)
     write_table(workspace, "user", USER, world.users)
     write_table(workspace, "chunk", CHUNK, [])
@@ -123,9 +134,9 @@ def _history(user_id: str, items: list[str]) -> dict:
     }  # fmt: skip
 
 
-def free_port() -> int:
-    """A port that nobody listens on, away from the usual ones."""
-    for port in range(18000, 19000):
+def free_port(first: int = 18_000) -> int:
+    """A port from `first` on that nobody listens on, away from the usual ones."""
+    for port in range(first, first + 1000):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -133,4 +144,4 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise OSError("no free port between 18000 and 19000")
+    raise OSError(f"no free port between {first} and {first + 1000}")

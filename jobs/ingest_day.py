@@ -9,16 +9,18 @@ again with the buckets that are not written, and a day that stands is not append
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import HISTORY
-from intently.core.workspace import Artifact, Workspace
+from intently.core.workspace import Artifact, Stage, Workspace
 from intently.data.counts import total_counts
 from intently.data.days import list_days, open_histories
 from intently.data.files import FilesConfig
 from intently.data.histories import DayBuilder, HistoryConfig, Spill, spill_source
+from intently.data.raw import Source
 from intently.data.sources import SourceConfig, fingerprint, open_source
 from intently.runtime.mapping import map_parts
 from pydantic import Field
@@ -34,17 +36,30 @@ class IngestDayConfig(Config):
 def run(config: IngestDayConfig, workspace: Workspace) -> Artifact:
     """Judge and bucket the new events, write the buckets that are not written yet."""
     stage = JOB.stage(workspace, "history_day", config)
+    return append_day(stage, lambda: open_source(config.source), config.resources, JOB.name)
+
+
+def append_day(stage: Stage, open_events: Callable[[], Source], resources: Resources, name: str) -> Artifact:
+    """Write a day that follows the standing history.
+
+    Args:
+        stage: of `history_day`.
+        open_events: opens the new events; their items are those of the standing catalogue.
+        resources: what one worker needs.
+        name: of the job, for progress.
+    """
     if stage.finished:
         return stage.reuse()
+    workspace = stage.workspace
     before = open_histories(workspace)
     rules = HistoryConfig.parse(before.base.manifest.config["histories"])
-    source = open_source(config.source)
+    source = open_events()
     known = workspace.artifact("item").read(columns=["item_id"])
     pending = stage.pending(rules.parts)
     spill = Spill.of(stage, rules.num_buckets)
     if pending and not spill.finished:
         spill_source(replace(source, items=known), spill, rules)
-    map_parts(DayBuilder, {"day": stage, "spill": spill}, pending, config.resources, JOB.name)
+    map_parts(DayBuilder, {"day": stage, "spill": spill}, pending, resources, name)
     spill.remove()
     list_days(stage, before)
     return stage.finish(total_counts(stage, rules.parts), source.notes)

@@ -5,6 +5,7 @@ The jobs run in the order of the line on a few simulated people, each reading wh
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -143,6 +144,14 @@ def write_day(workspace: Workspace, folder: Path) -> list[str]:
     return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
 
 
+def write_log(workspace: Workspace, folder: Path) -> list[str]:
+    """Settings of ingest_log: a day file with one event, as the service writes it."""
+    user, item = (workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
+    event = {"event_id": "served-1", "user_id": user, "item_id": item, "behaviour": "cart", "timestamp": "2026-01-01T00:00:00Z"}
+    (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
+    return [f"source.folder={folder}"]
+
+
 def test_submit_without_the_token_is_refused(head: Head) -> None:
     stranger = replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
     done = stranger.submit("python", "-c", "print('in')")
@@ -182,7 +191,8 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
 
 @pytest.mark.parametrize("name", by_inputs(OTHERS))
 def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, name: str) -> None:
-    head.run(name, write_day(head.workspace, tmp_path) if name == "ingest_day" else TINY.get(name, []))
+    inputs = {"ingest_day": write_day, "ingest_log": write_log}
+    head.run(name, inputs[name](head.workspace, tmp_path) if name in inputs else TINY.get(name, []))
     for artifact in import_module(name).JOB.writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
 

@@ -234,6 +234,21 @@ def build_histories(events: pa.Table, bucket: int) -> Built:
     return Built(HISTORY.check(history), rejects_of(duplicates, "history"), num_late)
 
 
+def refuse_repeated(events: pa.Table, seen: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """EVENT rows → (those whose event_id is new, REJECT rows of the others); of several with one id the first is new.
+
+    Args:
+        events: in the source's order.
+        seen: event ids that came before.
+    """
+    frame = pl.from_arrow(events)
+    assert isinstance(frame, pl.DataFrame)
+    known = pl.Series("seen", seen, pl.String)
+    again = frame["event_id"].is_first_distinct().not_() | frame["event_id"].is_in(known.implode())
+    repeated = frame.filter(again).with_columns(place=pl.lit(None, pl.String), original=pl.lit(None, pl.String), reason=pl.lit(DUPLICATE))
+    return events.filter(as_arrow(~again)), rejects_of(repeated, "event")
+
+
 def _with_unlisted(listed: pa.Table, acting: pa.ChunkedArray) -> pa.Table:
     """The users that the source lists, and those that it does not but that have events; by user_id."""
     unlisted = acting.filter(pc.invert(pc.is_in(acting, value_set=pc.unique(listed["user_id"]))))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from intently.data import amazon, files, movielens, shared_parquet
+from intently.data import amazon, event_log, files, movielens, shared_parquet
 from intently.data.raw import RAW, Source
 from intently.data.simulator import Simulation, SimulatorConfig, simulate
 
@@ -22,7 +22,13 @@ class SimulatorSource(SimulatorConfig):
 
 
 SourceConfig = Annotated[
-    SimulatorSource | movielens.MovieLensConfig | amazon.AmazonConfig | files.FilesConfig | shared_parquet.SharedParquetConfig,
+    SimulatorSource
+    | movielens.MovieLensConfig
+    | amazon.AmazonConfig
+    | files.FilesConfig
+    | shared_parquet.SharedParquetConfig
+    | event_log.EventLogConfig
+    | event_log.EventStreamConfig,
     Field(discriminator="kind"),
 ]
 """Which adapter, and what it reads."""
@@ -45,6 +51,10 @@ def open_source(config: SourceConfig) -> Source:
             return files.open_files(config)
         case shared_parquet.SharedParquetConfig():
             return shared_parquet.open_shared_parquet(config)
+        case event_log.EventLogConfig():
+            return event_log.open_event_log(config)
+        case event_log.EventStreamConfig():
+            return event_log.open_event_stream(config)
 
 
 def fingerprint(config: SourceConfig) -> str:
@@ -64,6 +74,10 @@ def fingerprint(config: SourceConfig) -> str:
             return _fingerprint(files.source_files(config))
         case shared_parquet.SharedParquetConfig():
             return _fingerprint(shared_parquet.source_files(config))
+        case event_log.EventLogConfig():
+            return _fingerprint(event_log.log_files(config))
+        case event_log.EventStreamConfig():
+            return event_log.stream_fingerprint(config)
 
 
 def _fingerprint(paths: list[Path]) -> str:

@@ -1,0 +1,69 @@
+"""Turns the service's event log into Event rows, and appends them to histories. Reads its source, history, item; writes event, history_day.
+
+ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/ingest_log.py \\
+    --config jobs/configs/ingest_log/demo.yaml --workspace /shared/workspace
+
+Event holds every event that the service acknowledged, once; lines that cannot be read and repeats are in its Reject rows. The same events
+go to histories by the rules of ingest_day, which refuse what names an item that the catalogue does not have. Run it again at any time: what
+was appended before is not appended twice. `source.first` and `source.last` keep a daily run to the days that are new.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ingest_day import append_day
+from intently.core.config import Config, Resources, operational
+from intently.core.job import Job, launch
+from intently.core.schema import EVENT, HISTORY
+from intently.core.workspace import Artifact, Stage, Workspace
+from intently.data.event_log import EventLogConfig, EventStreamConfig
+from intently.data.histories import HistoryConfig, refuse_repeated
+from intently.data.raw import Source, validate
+from intently.data.sources import fingerprint, open_source
+from pydantic import Field
+
+
+class IngestLogConfig(Config):
+    """Which log."""
+
+    source: EventLogConfig | EventStreamConfig = Field(
+        EventLogConfig(folder="workspace/event_log"), discriminator="kind", description="where the service keeps events"
+    )
+    resources: Resources = operational(Resources(), description="what one worker needs, and how many put buckets together")
+
+
+def run(config: IngestLogConfig, workspace: Workspace) -> Artifact:
+    """Write the events, then the day."""
+    rules = HistoryConfig.parse(workspace.artifact("history").manifest.config["histories"])
+    events = _write_events(JOB.stage(workspace, "event", config), open_source(config.source), rules)
+    append_day(JOB.stage(workspace, "history_day", config), lambda: open_source(config.source), config.resources, JOB.name)
+    return events
+
+
+def _write_events(stage: Stage, source: Source, rules: HistoryConfig) -> Artifact:
+    if stage.finished:
+        return stage.reuse()
+    seen = pa.array([], pa.string())
+    for block, raw in enumerate(source.events()):
+        # As it was logged: whether the catalogue has the item is for histories to judge.
+        events, refused = validate(raw, pc.unique(raw["item_id"]), rules.earliest, rules.latest)
+        fresh, repeated = refuse_repeated(events, seen)
+        rejects = pa.concat_tables([refused, repeated])
+        rejects = rejects.set_column(0, "stage", pa.repeat(pa.scalar(stage.name), rejects.num_rows))
+        stage.write(f"part-{block:05d}", fresh, rejects)
+        seen = pa.concat_arrays([seen, fresh["event_id"].combine_chunks()])
+    return stage.finish()
+
+
+JOB = Job(
+    name="ingest_log",
+    config=IngestLogConfig,
+    reads=("history", "item"),
+    writes={"event": EVENT, "history_day": HISTORY},
+    run=run,
+    fingerprint=lambda config: fingerprint(config.source),
+)
+
+if __name__ == "__main__":
+    launch(JOB, __doc__)

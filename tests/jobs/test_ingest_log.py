@@ -1,0 +1,81 @@
+"""From the service's log to Event rows and histories: nothing lost, repeats once, what is broken in Reject."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ingest_events
+import ingest_log
+import pytest
+from intently.core.workspace import Workspace
+from intently.data.days import open_histories
+from intently.data.histories import DUPLICATE
+from intently.data.raw import UNREADABLE
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+WORLD = ingest_events.IngestEventsConfig.parse(
+    {
+        "source": {"kind": "simulator", "num_users": 6, "num_items": 70, "events_per_user": 20, "pictures": False},
+        "histories": {"num_buckets": 2},
+    }
+)
+
+
+@pytest.fixture
+def standing(workspace: Workspace) -> Workspace:
+    """A workspace with histories of six people."""
+    ingest_events.JOB.execute(WORLD, workspace)
+    return workspace
+
+
+def event(event_id: str, user_id: str, item_id: str, **changes: object) -> bytes:
+    told = {"event_id": event_id, "user_id": user_id, "item_id": item_id, "behaviour": "cart", "timestamp": "2026-02-01T08:00:00Z"}
+    return json.dumps(told | changes).encode()
+
+
+def ingest(folder: Path, workspace: Workspace) -> None:
+    ingest_log.JOB.execute(ingest_log.IngestLogConfig.parse({"source": {"kind": "event_log", "folder": str(folder)}}), workspace)
+
+
+def ids_of(workspace: Workspace, user_id: str) -> list[str]:
+    rows = [row for _, part in open_histories(workspace).iter_parts() for row in part.to_pylist()]
+    return next((row["event_ids"] for row in rows if row["user_id"] == user_id), [])
+
+
+def test_log_becomes_events_and_histories_and_says_what_it_refused(standing: Workspace, tmp_path: Path) -> None:
+    user = standing.artifact("user").read()["user_id"][0].as_py()
+    item = standing.artifact("item").read()["item_id"][0].as_py()
+    before = ids_of(standing, user)
+    log = tmp_path / "log"
+    log.mkdir()
+    first = [event("n1", user, item), b'{"event_id": "torn', event("n2", user, "not-in-the-catalogue"), event("n1", user, item)]
+    (log / "events-2026-02-01.jsonl").write_bytes(b"\n".join(first) + b"\n")
+    (log / "events-2026-02-02.jsonl").write_bytes(event("n3", "somebody-new", item) + b"\n" + event("n1", user, item) + b"\n")
+    ingest(log, standing)
+    written = standing.artifact("event")
+    assert sorted(written.read()["event_id"].to_pylist()) == ["n1", "n2", "n3"]
+    assert written.manifest.reject_reasons == {UNREADABLE: 1, DUPLICATE: 2}
+    assert set(written.rejects()["stage"].to_pylist()) == {"event"}
+    assert ids_of(standing, user) == [*before, "n1"] and ids_of(standing, "somebody-new") == ["n3"]
+    assert standing.artifact("history_day").manifest.reject_reasons["unknown item"] == 1
+
+
+def test_log_that_grew_is_appended_once(standing: Workspace, tmp_path: Path) -> None:
+    user = standing.artifact("user").read()["user_id"][0].as_py()
+    item = standing.artifact("item").read()["item_id"][0].as_py()
+    before = ids_of(standing, user)
+    file = tmp_path / "events-2026-02-01.jsonl"
+    file.write_bytes(event("n1", user, item) + b"\n")
+    ingest(tmp_path, standing)
+    file.write_bytes(file.read_bytes() + event("n2", user, item, timestamp="2026-02-01T09:00:00.5Z") + b"\n")
+    ingest(tmp_path, standing)
+    ingest(tmp_path, standing)
+    assert ids_of(standing, user) == [*before, "n1", "n2"]
+    assert standing.artifact("event").manifest.rows == 2
+
+
+def test_log_without_a_line_gives_no_events(standing: Workspace, tmp_path: Path) -> None:
+    ingest(tmp_path, standing)
+    assert standing.artifact("event").manifest.rows == 0
