@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from intently.core.workspace import Workspace
@@ -22,23 +18,7 @@ from serve.auth import make_key
 from serve.client import Client, ServiceError
 from serve.events import read_events
 from serve.service import Service
-from tests.serve.calling import config
-
-
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """The application's address."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    runner = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        runner.should_exit = True
-        runner.force_exit = True
-        thread.join()
-        listening.close()
+from tests.serve.calling import config, listening
 
 
 class Busy:
@@ -58,7 +38,7 @@ class Busy:
 
 def test_client_sends_the_same_events_again_when_the_service_is_busy() -> None:
     server = Busy(refusals=2)
-    with running(server.app) as address, Client(address) as client:
+    with listening(server.app) as address, Client(address) as client:
         assert client.send([{"user_id": "u", "item_id": "i", "behaviour": "cart"}, {"event_id": "mine", "user_id": "u"}])["written"] == 2
     first, second, third = server.bodies
     assert first == second == third and len(first[0]["event_id"]) == 32 and first[1]["event_id"] == "mine"
@@ -66,7 +46,7 @@ def test_client_sends_the_same_events_again_when_the_service_is_busy() -> None:
 
 def test_client_gives_up_after_its_retries_with_what_the_service_said() -> None:
     server = Busy(refusals=9)
-    with running(server.app) as address, Client(address, retries=1) as client, pytest.raises(ServiceError, match="503: busy"):
+    with listening(server.app) as address, Client(address, retries=1) as client, pytest.raises(ServiceError, match="503: busy"):
         client.send([{"user_id": "u"}])
     assert len(server.bodies) == 2
 
@@ -82,7 +62,7 @@ def test_client_with_a_key_is_let_in_and_without_one_told_why(served: Workspace,
     key, entry = make_key("shop", ("read", "events"), 1000.0, 1000)
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [json.loads(entry.model_dump_json())]}))
     settings = config(served, tmp_path / "log", access={"keys_file": str(tmp_path / "keys.json")})
-    with running(create_app(Service.open(settings, "r"))) as address:
+    with listening(create_app(Service.open(settings, "r"))) as address:
         with Client(address, key) as client:
             assert len(client.recommend("ada", k=3, beta=0.5)["items"]) == 3
             assert len(client.recommend_for([{"item_id": "i00", "behaviour": "purchase"}], k=2)["items"]) == 2

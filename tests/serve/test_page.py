@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
-import uvicorn
 from intently.core.workspace import Workspace
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -18,7 +15,7 @@ from serve.app import create_app
 from serve.auth import make_key
 from serve.events import read_events
 from serve.service import Service
-from tests.serve.calling import config
+from tests.serve.calling import config, listening
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -257,29 +254,15 @@ def test_page_asks_for_a_key_and_keeps_it_in_the_tab(browser_pages: Page, served
     key, entry = make_key("page", ("read", "events", "admin"), 1000.0, 1000)
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [json.loads(entry.model_dump_json())]}))
     settings = config(served, tmp_path / "log", access={"keys_file": str(tmp_path / "keys.json")})
-    listening = socket.create_server(("127.0.0.1", 0))
-    runner = uvicorn.Server(uvicorn.Config(create_app(Service.open(settings, "r")), log_level="error"))
-    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
-    thread.start()
-    page, home = browser_pages, f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    try:
+    page = browser_pages
+    with listening(create_app(Service.open(settings, "r"))) as home:
         page.goto(home)
         expect(page.get_by_role("alert")).to_contain_text("no API key")
         page.get_by_label("This service asks for a key").fill(key)
         page.keyboard.press("Enter")
         expect(page.locator("#name")).to_have_text("ada")
-        page.goto(f"{home}console")
+        page.goto(f"{home}/console")
         expect(page.locator("#status")).to_have_text("The service answers.")
         assert page.evaluate("JSON.stringify(localStorage)") == "{}"
         assert key in page.evaluate("JSON.stringify(sessionStorage)") and key not in page.content()
-    finally:
         page.goto("about:blank")
-        runner.should_exit = True
-        runner.force_exit = True
-        thread.join()
-        listening.close()
-
-
-def test_page_unknown_person_says_so(browser_pages: Page, address: str) -> None:
-    browser_pages.goto(f"{address}?user=nobody")
-    expect(browser_pages.get_by_role("alert")).to_have_text("user_id = 'nobody': no such user")
