@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 SIZES = {"": (1280, 1500), "-phone": (390, 1300)}
-COLOURS = 96
+COLOURS = 200
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def _show_person(page: Page, address: str) -> None:
     """A person's page, opened at one interest."""
     page.goto(address, wait_until="networkidle")
     page.locator("#river td button").first.click()
-    page.evaluate("window.scrollTo(0, 0)")
+    page.evaluate("window.scrollTo(0, 0); document.querySelector('#interests .scroll').scrollLeft = 0")
 
 
 def _show_console(page: Page, address: str) -> None:
