@@ -12,8 +12,9 @@ import asyncio
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -29,15 +30,16 @@ from serve.state import TABLES, State
 IN_USE = "serving/versions.json"
 ARTIFACTS = tuple(dict.fromkeys((*TABLES, *retriever.READS)))
 # artifact → what it was made from and must be served with. Edges to `item` are left out: everything names items by id, and the
-# catalogue may grow; so is fusion's to item_vector, to which new items may be added after the sweep. History_train is the one that the
+# catalogue may grow; so are fusion's to item_vector and tag_vector, and the towers' to tag: new items and tags get vectors from standing
+# towers every day. History_train is the one that the
 # user vectors were made from, so that days may be appended and split before the towers are trained again.
 MUST_AGREE: Mapping[str, tuple[str, ...]] = {
     "history_train": ("history",),
     "user_interest": ("chunk",),
     "tag": ("user_interest",),
     "explanation_store": ("user_interest", "tag"),
-    "towers": ("tag",),
-    "fusion": ("towers", "user_vector", "tag_vector"),
+    "tag_vector": ("tag",),
+    "fusion": ("towers", "user_vector"),
     "index": ("item_vector",),
 }
 
@@ -140,7 +142,7 @@ class Reloader:
                 self._swap(state)
                 self._state = state
                 del found, state
-                await loop.run_in_executor(self._thread, _give_back)
+                await loop.run_in_executor(self._thread, pa.default_memory_pool().release_unused)
             self.last = Reload(outcome=outcome, detail=detail, at=datetime.now(UTC), versions=self._state.versions)
             if outcome is not ReloadOutcome.CURRENT and self._num_outcomes is not None:
                 self._num_outcomes.labels(self._replica, outcome.value).inc()
@@ -163,7 +165,8 @@ class Reloader:
             if apart:
                 self._refused = wanted
                 return ReloadOutcome.WAITING, "; ".join(apart), None
-            state = self._load(wanted)
+            with undisturbed():
+                state = self._load(wanted)
             self._workspace.write_bytes(self._workspace.path(IN_USE), json.dumps(state.versions).encode())
         except (IntentlyError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException) as error:
             # Whatever is wrong with the new tables, the old ones answer.
@@ -172,7 +175,16 @@ class Reloader:
         return ReloadOutcome.LOADED, "newer tables are in use", state
 
 
-def _give_back() -> None:
-    """Return the old tables' memory; requests that still read them hold on to their own part."""
-    gc.collect()
-    pa.default_memory_pool().release_unused()
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Load tables without the garbage collector, and keep it away from them afterwards.
+
+    Tables are millions of objects that stay: every full collection that walks them stops requests for a tenth of a second. Frozen objects
+    are still freed when nobody refers to them, so that old tables go when the last request that reads them has its answer.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

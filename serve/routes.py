@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Discriminator, Field, Tag
 
@@ -56,9 +58,26 @@ Events = Annotated[
 ]
 
 
+class StrictRoute(APIRoute):
+    """A route that refuses query parameters that it does not have, so that a misspelt one is not passed over in silence."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler behind the check."""
+        known = {parameter.alias for parameter in self.dependant.query_params}
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            unknown = [name for name in request.query_params if name not in known]
+            if unknown:
+                raise refuse(422, "invalid-request", unknown[0], request.query_params[unknown[0]], "unknown parameter")
+            return await handle(request)
+
+        return checked
+
+
 def user_routes(service: Service) -> APIRouter:
     """What is known of a user, and what they are recommended."""
-    router = APIRouter(prefix="/v1/users", tags=["users"], responses=_problems(422, 503))
+    router = APIRouter(route_class=StrictRoute, prefix="/v1/users", tags=["users"], responses=_problems(422, 503))
 
     def known(user_id: str) -> str:
         if user_id not in service.state.histories and user_id not in service.sessions:
@@ -70,7 +89,7 @@ def user_routes(service: Service) -> APIRouter:
         """Some users, those with mined interests first."""
         return service.state.some_users(limit)
 
-    @router.get("/{user_id}/recommendations", response_model=Recommendations, responses=_problems(404, 501))
+    @router.get("/{user_id}/recommendations", response_model=Recommendations, responses=_problems(404))
     async def recommendations(
         request: Request,
         user_id: UserId,
@@ -128,7 +147,7 @@ def user_routes(service: Service) -> APIRouter:
 
 def item_routes(service: Service) -> APIRouter:
     """Pictures of items, and recommendations for a history that comes with the request."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(route_class=StrictRoute, prefix="/v1")
 
     @router.get("/items/{item_id}/image", tags=["items"], response_class=Response, responses=_problems(404) | _IMAGE)
     async def image(item_id: str) -> Response:
@@ -142,7 +161,7 @@ def item_routes(service: Service) -> APIRouter:
         media_type = "image/png" if picture.startswith(b"\x89PNG") else "image/jpeg"
         return Response(picture, media_type=media_type, headers={"Cache-Control": "public, max-age=3600"})
 
-    @router.post("/recommendations", tags=["users"], response_model=Recommendations, responses=_problems(413, 422, 501, 503))
+    @router.post("/recommendations", tags=["users"], response_model=Recommendations, responses=_problems(400, 413, 422, 503))
     async def recommendations(request: Request, body: RecommendationRequest) -> Response:
         """Items for someone whom the service does not know, by what they did. Items of the history are left out."""
         _built(body.strategy)
@@ -164,7 +183,7 @@ def item_routes(service: Service) -> APIRouter:
 
 def event_routes(service: Service) -> APIRouter:
     """Where behaviour comes in."""
-    router = APIRouter(prefix="/v1/events", tags=["events"], responses=_problems(413, 422, 503))
+    router = APIRouter(route_class=StrictRoute, prefix="/v1/events", tags=["events"], responses=_problems(400, 413, 422, 503))
 
     @router.post("")
     async def events(body: Events) -> EventReceipts:
@@ -186,7 +205,7 @@ def event_routes(service: Service) -> APIRouter:
 
 def operations_routes(service: Service) -> APIRouter:
     """For whoever runs the service."""
-    router = APIRouter(tags=["operations"])
+    router = APIRouter(route_class=StrictRoute, tags=["operations"])
 
     @router.get("/healthz")
     async def healthz() -> Health:
@@ -217,7 +236,7 @@ def operations_routes(service: Service) -> APIRouter:
 
 def _built(strategy: Strategy) -> None:
     if strategy is not Strategy.TOWERS:
-        raise refuse(501, "strategy-not-built", "strategy", strategy.value, f"not built yet; {Strategy.TOWERS.value} is")
+        raise refuse(422, "strategy-not-built", "strategy", strategy.value, f"not built yet; {Strategy.TOWERS.value} is")
 
 
 def _refuse_impossible(events: list[EventIn], now: datetime, service: Service) -> None:

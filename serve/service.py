@@ -18,7 +18,7 @@ from serve.gate import Load
 from serve.limits import Limiter
 from serve.logs import start_logging
 from serve.recommend import Recommender
-from serve.reload import Reloader, name_of, versions_to_start_with
+from serve.reload import Reloader, name_of, undisturbed, versions_to_start_with
 from serve.session import Sessions
 from serve.settings import ServeConfig
 from serve.state import State
@@ -35,7 +35,8 @@ class Service:
         """Use `open`."""
         self.config, self._workspace = config, workspace
         start_logging(config.log, replica)
-        state = self._load(versions_to_start_with(workspace))
+        with undisturbed():
+            state = self._load(versions_to_start_with(workspace))
         self.telemetry = Telemetry(replica, state.versions, config.log, config.tracing)
         self.load = Load(config.max_in_flight, self.telemetry)
         self.sessions = Sessions(config.session)

@@ -119,10 +119,10 @@ def test_recommendations_parameter_out_of_range_is_422_naming_field_and_value(ht
 
 
 @pytest.mark.parametrize("strategy", ["generative", "agent"])
-def test_recommendations_strategy_that_is_not_built_is_501_and_says_so(http: httpx.Client, strategy: str) -> None:
-    body = problem(http.get("v1/users/ada/recommendations", params={"strategy": strategy}), 501)
+def test_recommendations_strategy_that_is_not_built_is_422_and_says_so(http: httpx.Client, strategy: str) -> None:
+    body = problem(http.get("v1/users/ada/recommendations", params={"strategy": strategy}), 422)
     assert body["errors"] == [{"field": "strategy", "value": strategy, "reason": "not built yet; towers is"}]
-    problem(http.post("v1/recommendations", json={"history": [{"item_id": "i00"}], "strategy": strategy}), 501)
+    problem(http.post("v1/recommendations", json={"history": [{"item_id": "i00"}], "strategy": strategy}), 422)
 
 
 @pytest.mark.parametrize("what", ["recommendations", "interests", "explanations", "tags", "history"])
@@ -315,7 +315,7 @@ def test_openapi_describes_replies_and_problems(http: httpx.Client) -> None:
     document = http.get("openapi.json").json()
     operation = document["paths"]["/v1/users/{user_id}/recommendations"]["get"]
     assert operation["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Recommendations"}
-    for status in ("404", "422", "501"):
+    for status in ("404", "422", "503"):
         assert operation["responses"][status]["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
 
 
