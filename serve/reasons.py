@@ -7,12 +7,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from intently.core.config import Config
 from intently.core.errors import ConfigError, WorkspaceError
 from intently.core.workspace import Artifact
 from intently.interests.reason_store import FILENAME, PREFIX, LmdbReasons, ReasonStore, RedisReasons, connect
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from serve.models import Reason
 
@@ -29,6 +30,13 @@ class ReasonsConfig(Config):
     redis_prefix: str = Field("intently:reasons", pattern=PREFIX, description="what the keys in Redis begin with")
     redis_timeout_s: float = Field(0.05, gt=0, description="longest wait for Redis; then answers go without reasons for a second")
     cache_items: int = Field(20_000, ge=0, description="items whose reasons a replica remembers, those asked for last")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _holds_no_password(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).password is not None:
+            raise ValueError("holds a password; name its environment variable in redis_password_env")
+        return url
 
 
 class Found(NamedTuple):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from intently.core.errors import WorkspaceError
+from intently.core.errors import ConfigError, WorkspaceError
 from intently.core.schema import EXPLANATION
 from intently.interests.reason_store import LmdbReasons, RedisReasons, connect, publish_reasons, write_reasons
 
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_world import free_port
-from serve.reasons import Reasons
+from serve.reasons import Reasons, ReasonsConfig
 
 ROWS = (("i", "x", "for x"), ("i", "y", "for y"), ("i", "", "for anybody"), ("j", "x", "j for x"), ("ü" * 300, "", "a long id"))
 
@@ -158,3 +158,8 @@ def test_redis_two_publications_at_once_are_refused(tmp_path: Path, client: redi
     with client.lock("test:publishing", timeout=60), pytest.raises(WorkspaceError):
         publish_reasons(path, "v1", client, "test", 60)
     assert client.get("test:current") is None
+
+
+def test_reasons_settings_refuse_a_password_in_the_address() -> None:
+    with pytest.raises(ConfigError, match="redis_password_env"):
+        ReasonsConfig.parse({"redis_url": "redis://:s3cret@host:6379/0"})
