@@ -87,6 +87,36 @@ class ExplanationVerdict(Answer):
     safety: Judgement
 
 
+class ItemInterestDraft(Answer):
+    """One interest that an item may serve, as a model wrote it."""
+
+    interest: str = Field(min_length=3, max_length=60)
+    confidence: float = Field(ge=0, le=1)
+
+
+class ItemInterests(Answer):
+    """Answer of the task `item_interests` (DeepInterestGR, MLIM): the fields come in the order of its three steps."""
+
+    attributes: list[str] = Field(min_length=1, max_length=6)
+    motivation: str = Field(min_length=3, max_length=200)
+    interests: list[ItemInterestDraft] = Field(min_length=1, max_length=6)
+
+
+class PictureLook(Answer):
+    """Answer of the task `item_picture`."""
+
+    style: str = Field(min_length=3, max_length=80)
+    aesthetics: str = Field(min_length=3, max_length=80)
+    lifestyle: str = Field(min_length=3, max_length=80)
+
+
+class ItemInterestLabel(Answer):
+    """Answer of the task `item_interest_label` (DeepInterestGR, RLDI): 1 or 0 of one interest, and why."""
+
+    reason: str = Field(min_length=3, max_length=120)
+    label: Literal["1", "0"]
+
+
 class ItemName(Answer):
     """Answer of the task `item_name`."""
 
@@ -185,6 +215,23 @@ TASKS: dict[str, Task] = {
                 "explanation": "the text to be judged",
                 "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
                 "interest": "the interest that the text was written for, or None for a reason that fits anybody",
+            },
+        ),
+        Task(
+            "item_interests",
+            ItemInterests,
+            {
+                "item": "the item's row as a mapping: title, category, categories, brand, price, description, attributes",
+                "look": "what a model that sees says of its picture, or None",
+            },
+        ),
+        Task("item_picture", PictureLook, {"item": "the item's row as a mapping: title, category; the picture goes with the question"}),
+        Task(
+            "item_interest_label",
+            ItemInterestLabel,
+            {
+                "item": "the item's row as a mapping: title, category, categories, brand, price, description, attributes",
+                "interest": "the interest that is labelled",
             },
         ),
         Task(
