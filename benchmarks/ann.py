@@ -75,7 +75,7 @@ def plan(quick: bool) -> list[Built]:
             Built(20_000, "ivfpq, 2 shards", cells, probes[:2]),
             Built(20_000, "hnsw", graph, breadths[:2]),
         ]
-    graph = IndexConfig(kind="hnsw", hnsw_neighbours=16, hnsw_build_breadth=100)
+    graph = IndexConfig(kind="hnsw", hnsw_neighbours=16, hnsw_build_breadth=80)
     default, million = IndexConfig(kind="hnsw"), 1_000_000
     cells = IndexConfig(kind="ivfpq")
     return [

@@ -42,17 +42,17 @@ def run(config: UpdateVectorsConfig, workspace: Workspace) -> Artifact:
     stages = {name: JOB.stage(workspace, name, config) for name in JOB.writes}
     artifact = workspace.artifact("towers")
     towers, model = load_towers(artifact), str(artifact)
-    item, tag = workspace.artifact("item").read(), workspace.artifact("tag").read(columns=["tag"])
+    item, tag = workspace.artifact("item").read(), workspace.artifact("tag")
     items, tags = workspace.artifact("item_vector"), workspace.artifact("tag_vector")
     check_model(items, model)
     check_model(tags, model)
     later = item.take(pa.array(later_rows(item["item_id"], items)))
-    named = pc.unique(tag["tag"])
+    named = pc.unique(tag.read(columns=["tag"])["tag"])
     new_tags = named.take(pa.array(later_rows(named, tags)))
     if later.num_rows:
         texts = _embed_texts(later, workspace, stages, config)
         items = extend(stages["item_vector"], items, item_rows(towers, later, texts, model))
-    if len(new_tags):
+    if len(new_tags) or tags.manifest.inputs["tag"] != tag.version:  # serving waits for vectors of the tags that stand
         extend(stages["tag_vector"], tags, tag_rows(towers, new_tags, model))
     print(f"new: {later.num_rows} items, {len(new_tags)} tags", flush=True)
     _append(items, workspace, config)

@@ -22,13 +22,15 @@ import sweep_losses
 import train_towers
 import update_vectors
 import yaml
+from intently.core.config import Config
 from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
-from intently.core.schema import CANDIDATE, EMBEDDING, HISTORY, ITEM, TAG
-from intently.core.workspace import Workspace
+from intently.core.schema import CANDIDATE, EMBEDDING, HISTORY, ITEM, TAG, Table
+from intently.core.workspace import Workspace, open_stage
 from intently.retrieval import retriever as retriever_module
 from intently.retrieval.retriever import STRANGER, TowerRetriever, UnknownUserError
 from PIL import Image
 
+from serve.reload import MUST_AGREE
 from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, embeddings, item_of, items, put, user, write_world
 
 pytestmark = [
@@ -51,6 +53,19 @@ TRAIN = train_towers.TrainTowersConfig.parse(
 SWEEP = sweep_fusion.SweepFusionConfig.parse({"fusion": {"betas": [0.0, 0.5, 1.0], "cutoffs": [3], "list_length": 3}})
 ROOT = Path(__file__).parents[2]
 UNTAGGED = user(NUM_USERS - 1)
+
+
+def start_and_kill(job: str, settings: dict, workspace: Workspace, said: str) -> None:
+    """The job's own command line, killed as soon as it says so."""
+    config = Path(workspace.root).with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, f"jobs/{job}.py", "--config", str(config), "--workspace", workspace.root]
+    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert any(heard.startswith(said) for heard in driver.stdout), "the job ended before it said so"
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +121,7 @@ def test_sweep_fusion_leaves_the_front_as_table_and_plot(line: Workspace) -> Non
 def test_sweep_fusion_killed_in_the_middle_measures_only_what_is_missing(line: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"fusion": {"betas": [step / 40 for step in range(41)], "cutoffs": [3], "list_length": 3, "pooling": "max"}}
     many = sweep_fusion.SweepFusionConfig.parse(settings)
-    config = Path(line.root).with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "jobs/sweep_fusion.py", "--config", str(config), "--workspace", line.root]
-    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert any(said.startswith("fusion: 4/41") for said in driver.stdout), "the sweep ended before four points were measured"
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
+    start_and_kill("sweep_fusion", settings, line, "fusion: 4/41")
     stage = sweep_fusion.JOB.stage(line, "fusion", many)
     done = [name for name in line.list_files(line.path(f"fusion/{stage.version}/trials")) if name.startswith("point-")]
     assert not stage.finished
@@ -132,6 +139,23 @@ def test_sweep_fusion_killed_in_the_middle_measures_only_what_is_missing(line: W
 def test_build_index_is_exact_for_a_small_catalogue(line: Workspace) -> None:
     manifest = line.artifact("index").manifest
     assert (manifest.notes["kind"], manifest.metrics["recall100"], manifest.metrics["num_items"]) == ("flat", 1.0, 36)
+
+
+def test_build_index_killed_in_the_middle_builds_only_the_shards_that_are_missing(
+    line: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"index": {"kind": "hnsw", "rows_per_shard": 2}, "resources": {"num_workers": 1, "cpus": 0.5}}
+    config = build_index.BuildIndexConfig.parse(settings)
+    start_and_kill("build_index", settings, line, "build_index: 3/18")
+    stage = build_index.JOB.stage(line, "index", config)
+    done = [name for name in line.list_files(line.path(f"index/{stage.version}")) if name.startswith("shard-")]
+    assert not stage.finished
+    assert 3 <= len(done) < 18
+    capsys.readouterr()
+    found = build_index.JOB.execute(config, line)
+    assert f"/{18 - len(done)} shard-" in capsys.readouterr().out
+    assert (found.manifest.metrics["shards"], found.manifest.metrics["recall100"]) == (18, 1.0)
+    build_index.JOB.execute(build_index.BuildIndexConfig(), line)  # LATEST names the index of the other tests again
 
 
 def test_jobs_run_again_reuse_what_stands(line: Workspace) -> None:
@@ -261,17 +285,24 @@ def test_sweep_fusion_no_validation_targets_refused(line: Workspace, workspace: 
 LATER = [{**items().slice(n * RING, 1).to_pylist()[0], "item_id": f"new{n}", "title": f"new {CATEGORIES[n]}"} for n in range(3)]
 
 
+def put_day(workspace: Workspace, name: str, table: Table, rows: pa.Table, day: int = 2) -> None:
+    """A whole artifact under a version of its own."""
+    stage = open_stage(workspace, name, table, {"(day)": str(day)}, Config())
+    stage.write("part-00000", rows)
+    stage.finish()
+
+
 @pytest.fixture
 def grown(line: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the line on its second day: three items more, one a category, and a tag that nobody had."""
     shutil.copytree(line.root, tmp_path / "grown")
     workspace = Workspace.open(tmp_path / "grown")
-    put(workspace, "item", ITEM, pa.concat_tables([items(), ITEM.from_rows(LATER)]))
+    put_day(workspace, "item", ITEM, pa.concat_tables([items(), ITEM.from_rows(LATER)]))
     texts = [line.artifact("item_embedding").read(), embeddings("item", [row["item_id"] for row in LATER], [0, 1, 2])]
-    put(workspace, "item_embedding", EMBEDDING, pa.concat_tables(texts))
+    put_day(workspace, "item_embedding", EMBEDDING, pa.concat_tables(texts))
     tag = line.artifact("tag").read()
     fresh = {**tag.slice(0, 1).to_pylist()[0], "user_id": user(1), "rank": 2, "tag": "tiny garden tools"}
-    put(workspace, "tag", TAG, pa.concat_tables([tag, TAG.from_rows([fresh])]))
+    put_day(workspace, "tag", TAG, pa.concat_tables([tag, TAG.from_rows([fresh])]))
     return workspace
 
 
@@ -289,6 +320,9 @@ def test_update_vectors_appends_and_leaves_what_stands_bit_for_bit(line: Workspa
     index = grown.artifact("index")
     assert (index.manifest.metrics["num_items"], index.manifest.metrics["appended"], index.manifest.metrics["recall100"]) == (39, 3, 1)
     assert grown.artifact("towers").version == line.artifact("towers").version
+    for name, made_from in (("tag_vector", "tag"), ("index", "item_vector"), ("fusion", "towers"), ("fusion", "user_vector")):
+        assert made_from in MUST_AGREE[name], "what serving asks for"
+        assert grown.artifact(name).manifest.inputs[made_from] == grown.artifact(made_from).version
 
 
 def test_update_vectors_new_items_are_found_and_new_tags_count(line: Workspace, retriever: TowerRetriever, grown: Workspace) -> None:
@@ -315,13 +349,17 @@ def test_update_vectors_again_writes_nothing_and_a_cut_off_run_is_made_up(grown:
     versions = {name: grown.artifact(name).version for name in names}
     update(grown)
     assert {name: grown.artifact(name).version for name in names} == versions
+    put_day(grown, "tag", TAG, grown.artifact("tag").read().slice(0, 9), day=3)  # another table, no new tag
+    update(grown)
+    assert grown.artifact("tag_vector").manifest.inputs["tag"] == grown.artifact("tag").version
+    assert grown.artifact("tag_vector").read().equals(grown.artifact("tag_vector", versions["tag_vector"]).read())
     base.workspace.write_bytes(grown.path("index", "LATEST"), base.version.encode())  # as if killed before the index was done
     update(grown)
     assert grown.artifact("index").version == versions["index"]
 
 
 def test_update_vectors_items_without_text_need_the_encoder_of_the_others(line: Workspace, grown: Workspace) -> None:
-    put(grown, "item_embedding", EMBEDDING, line.artifact("item_embedding").read())
+    put_day(grown, "item_embedding", EMBEDDING, line.artifact("item_embedding").read(), day=3)
     with pytest.raises(ConfigError, match=r"encoder.model.*encoded by test"):
         update(grown)
 
@@ -329,7 +367,7 @@ def test_update_vectors_items_without_text_need_the_encoder_of_the_others(line: 
 def test_retriever_item_that_left_the_catalogue_is_not_shown(grown: Workspace) -> None:
     update(grown)
     kept = grown.artifact("item").read().filter(pc.is_in(pc.field("item_id"), pa.array(["new0", item_of(0, 5)])) == pa.scalar(False))
-    put(grown, "item", ITEM, kept)
+    put_day(grown, "item", ITEM, kept, day=3)
     retriever = TowerRetriever.load(grown)
     found = retriever.retrieve([user(1)], k=39, filter_seen=False)["item_id"].to_pylist()
     assert len(found) == 37

@@ -47,9 +47,10 @@ def check_model(vectors: Artifact, model: str) -> None:
 
 
 def extend(stage: Stage, standing: Artifact, rows: pa.Table) -> Artifact:
-    """A new version of a table of vectors: the parts that stand, as they are, and one with further rows."""
+    """A new version of a table of vectors: the parts that stand, as they are, and one with further rows, where there are any."""
     parts = standing.parts()
     for part in parts:
         stage.put(f"{part}.parquet", standing.fetch(f"{part}.parquet"))
-    stage.write(f"part-{len(parts):05d}", EMBEDDING.check(rows))
+    if rows.num_rows:
+        stage.write(f"part-{len(parts):05d}", EMBEDDING.check(rows))
     return stage.finish(notes={"grew_from": str(standing), "new_rows": str(rows.num_rows)})

@@ -182,13 +182,15 @@ class VectorIndex:
         """The first k of falling scores that are not left out."""
         if without is not None and len(without[0]):
             num_items = len(self.vectors)
-            keys = np.arange(len(rows))[:, None] * num_items + rows
-            hidden = np.isin(keys, without[0] * num_items + without[1]) & (rows >= 0)
+            keys, hiding = np.arange(len(rows))[:, None] * num_items + rows, np.sort(without[0] * num_items + without[1])
+            hidden = (hiding[np.minimum(np.searchsorted(hiding, keys), len(hiding) - 1)] == keys) & (rows >= 0)
             order = np.argsort(hidden, axis=1, kind="stable")
             rows = np.take_along_axis(np.where(hidden, -1, rows), order, axis=1)
             scores = np.take_along_axis(np.where(hidden, np.float32(-np.inf), scores), order, axis=1)
-        padding = ((0, 0), (0, max(0, k - rows.shape[1])))
-        return np.pad(scores[:, :k], padding, constant_values=-np.inf), np.pad(rows[:, :k], padding, constant_values=-1)
+        if rows.shape[1] >= k:
+            return scores[:, :k], rows[:, :k]
+        padding = ((0, 0), (0, k - rows.shape[1]))
+        return np.pad(scores, padding, constant_values=-np.inf), np.pad(rows, padding, constant_values=-1)
 
 
 def train_cells(vectors: np.ndarray, config: IndexConfig) -> faiss.IndexIVFPQ:

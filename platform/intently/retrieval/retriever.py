@@ -26,6 +26,7 @@ from intently.retrieval.trained import TrainedTowers, load_towers
 
 STRANGER = ""
 """Candidate.user_id of an answer to `retrieve_history` about somebody unknown."""
+SCHEMA = CANDIDATE.schema
 MOST_PAIRS = 2_000
 """Excluded items up to here are left out of a longer list of results; more of them become a filter of the search."""
 NO_PAIRS = (np.empty(0, np.int64), np.empty(0, np.int64))
@@ -260,7 +261,7 @@ class TowerRetriever:
                 pa.array(scores[place, rank], pa.float32()),
                 pa.repeat(pa.scalar("towers"), len(place)),
             ],
-            schema=CANDIDATE.schema,
+            schema=SCHEMA,
         )
 
     def _beta(self, beta: float | None) -> float:
