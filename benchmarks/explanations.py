@@ -42,6 +42,7 @@ from serve.state import State
 
 K = 20
 SAMPLE = 20
+TURNS = 7
 ANSWERED = ("interest_by_model", "interest_from_facts", "anybody_by_model", "anybody_from_facts", "none")
 KINDS = sorted({noun for theme in THEMES for noun in (theme.tag_nouns if theme.film else theme.nouns)}, key=len, reverse=True)
 QUALITIES = sorted({modifier for theme in THEMES for modifier in theme.modifiers})
@@ -172,14 +173,12 @@ def measure_lookups(num_items: int, answers: int) -> dict[str, float]:
             figures["lookup_publish_s"] = time.perf_counter() - start
             stores: dict[str, ReasonStore] = {"memory": InMemory(records), "lmdb": LmdbReasons(path, "v")}
             stores["redis"] = RedisReasons(client, "benchmark")
-            expected = Reasons(stores["memory"], 0)
-            for name, store in stores.items():
-                reasons = Reasons(store, 0)
-                assert all(reasons.find_all(*one).reasons == expected.find_all(*one).reasons for one in asked[:50]), name
-                figures[f"lookup_{name}_us_per_answer"] = _time(reasons, asked)
-            warm = Reasons(stores["lmdb"], num_items)
-            _time(warm, asked)
-            figures["lookup_remembered_us_per_answer"] = _time(warm, asked)
+            sides = {name: Reasons(store, 0) for name, store in stores.items()} | {"remembered": Reasons(stores["lmdb"], num_items)}
+            for name, reasons in sides.items():
+                assert all(reasons.find_all(*one).reasons == sides["memory"].find_all(*one).reasons for one in asked), name
+            # Turn by turn, and the best of each: whatever else the machine does then hits all sides alike.
+            turns = [{name: _time(reasons, asked) for name, reasons in sides.items()} for _ in range(TURNS)]
+            figures |= {f"lookup_{name}_us_per_answer": min(turn[name] for turn in turns) for name in sides}
         server.stop()
     return figures
 
@@ -284,7 +283,7 @@ def main() -> None:
     print(f"{'what is wrong':20}{'texts':>7}{'rules let through':>20}{'word check lets through':>26}")
     for row in rows:
         print(f"{row['fault']:20}{row['texts']:7}{row['rules']:20.3f}{row['words']:26.3f}")
-    figures |= measure_lookups(5_000 if options.quick else 100_000, 300 if options.quick else 3_000)
+    figures |= measure_lookups(5_000 if options.quick else 100_000, 200 if options.quick else 1_500)
     figures |= {
         "lookup_lmdb_vs_memory_ratio": figures["lookup_memory_us_per_answer"] / figures["lookup_lmdb_us_per_answer"],
         "lookup_redis_vs_memory_ratio": figures["lookup_memory_us_per_answer"] / figures["lookup_redis_us_per_answer"],

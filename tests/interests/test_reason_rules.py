@@ -125,4 +125,5 @@ def test_rules_reason_from_facts_is_the_description_as_far_as_it_passes_else_the
     assert rules.from_facts(chatty, "") == "A full-size guitar."
     silent = GUITAR | {"description": "Wow!"}
     assert rules.from_facts(silent, "") == "Music: 6, hand-rubbed, amber."
-    assert rules.from_facts(silent | {"attributes": []}, "") is None
+    assert rules.from_facts(silent | {"attributes": []}, "") == "Hobby, Music."
+    assert rules.from_facts(silent | {"attributes": [], "categories": []}, "") is None

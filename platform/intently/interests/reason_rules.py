@@ -22,7 +22,7 @@ from intently.core.config import Config
 from intently.interests.phrases import BrandFinder, normalise, stutters, words
 from intently.llm.encoder import ENDINGS
 
-REVISION = 3
+REVISION = 4
 """Goes into the version of what the rules let through: raise it when a rule changes what passes."""
 
 CLICHES = (
@@ -163,7 +163,9 @@ class ReasonRules:
         return next((name for name, is_broken in self._checks if is_broken(one)), None)
 
     def from_facts(self, item: dict[str, Any], interest: str) -> str | None:
-        """A reason made of the item's own description or attributes, for when no model finds one; None where the row says too little.
+        """A reason made of the item's own description, attributes or categories, for when no model finds one.
+
+        None where the row says too little.
 
         Args:
             item: the item's row.
@@ -172,7 +174,8 @@ class ReasonRules:
         description = " ".join((item["description"] or "").split())
         ends = [match.end() for match in _SENTENCE_END.finditer(description)][: self._config.max_sentences]
         values = [value for _, separator, value in (attribute.partition(": ") for attribute in item["attributes"]) if separator]
-        told = [*(description[:end] for end in reversed(ends)), description, f"{item['category']}: {', '.join(values)}." if values else ""]
+        attributes = f"{item['category']}: {', '.join(values)}." if values else ""
+        told = [*(description[:end] for end in reversed(ends)), description, attributes, f"{', '.join(item['categories'])}."]
         head = f"For your interest in {interest}: " if interest else ""
         made = [head + (_continuing(text) if head else text) for text in told if text]
         # What an item is need not be said again of facts that are its own.
