@@ -332,14 +332,20 @@ FULL = (
     DataSet(
         name="movielens",
         source=SharedParquetConfig(path="movielens_1m"),
-        towers=TrainingConfig.parse({"behaviours": RATINGS, "learning": {**SMALL, "num_epochs": 8, "batch_size": 1024, "tag_weight": 0.1}}),
+        towers=TrainingConfig.parse({"behaviours": RATINGS, "learning": {**SMALL, "num_epochs": 6, "batch_size": 1024, "tag_weight": 0.1}}),
         sasrec=SASRecConfig(length=100, dropout=0.2, batch_size=16, learning_rate=0.002, num_epochs=14, patience=6),
         once=("without_tag_loss", "without_category_loss"),
     ),
     DataSet(
         name="beauty",
         source=SharedParquetConfig(path="amazon_beauty"),
-        towers=TrainingConfig.parse({"behaviours": PURCHASES}),
+        towers=TrainingConfig.parse(
+            {
+                "behaviours": PURCHASES,
+                "towers": {"windows": [1, 5, 20], "user_dropout": 1.0},
+                "learning": {**SMALL, "num_epochs": 6, "batch_size": 1024, "stretch": 8, "tag_weight": 0.2},
+            }
+        ),
         sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, num_epochs=40, patience=10, evaluate_every=2),
     ),
     DataSet(
