@@ -9,7 +9,9 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
 
 from __future__ import annotations
 
-import pyarrow as pa
+import tempfile
+from pathlib import Path
+
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError
 from intently.core.job import Job, launch
@@ -19,7 +21,7 @@ from intently.generative.beam import BeamConfig
 from intently.generative.evaluate import metric_rows, rank_targets, read_targets
 from intently.generative.generator import TrainedGenerator, put_generator
 from intently.generative.sequences import append_sequences, read_sequences
-from intently.generative.training import GeneratorConfig, read_generator_data, train_generator
+from intently.generative.training import GeneratorConfig, read_generator_data, train_generator, trained_folder
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
 from pydantic import Field, model_validator
@@ -51,7 +53,9 @@ def run(config: TrainGeneratorConfig, workspace: Workspace) -> Artifact:
     arguments = {"workspace": workspace, "versions": versions, "config": config.generator}
     with train(train_generator, arguments, config.harness, workspace, checkpoints) as result:
         data = read_generator_data(workspace, versions, config.generator)
-        put_generator(stages["generator"], result.folder / MODEL, data.trie, config.generator)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = trained_folder(result.folder / MODEL, data, config.generator, Path(scratch))
+            put_generator(stages["generator"], folder, data.trie, config.generator)
     losses = {f"loss_epoch_{number}": epoch["loss"] for number, epoch in enumerate(result.history, 1)}
     seconds = sum(epoch["seconds"] for epoch in result.history)
     artifact = stages["generator"].finish(metrics=losses | {"train_seconds": seconds, "num_epochs": len(result.history)})
@@ -68,7 +72,7 @@ def run(config: TrainGeneratorConfig, workspace: Workspace) -> Artifact:
 
 def _measure(generator: TrainedGenerator, config: TrainGeneratorConfig, workspace: Workspace) -> list[dict]:
     """Validation after history_train, test with the validation event behind it; seen items left in and taken out."""
-    item_ids = pa.array(generator.live.current.item_ids, pa.string())
+    item_ids = generator.live.current.ids
     past, rows = read_sequences(workspace.artifact("history_train").read(), item_ids, config.generator.sequences), []
     for split in ("validation", "test"):
         held_out = read_sequences(workspace.artifact(f"history_{split}").read(), item_ids, config.generator.sequences)

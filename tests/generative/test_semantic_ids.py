@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from intently.core.errors import ConfigError, SchemaError
 from intently.core.schema import EMBEDDING, ITEM_INTEREST
+from intently.data.simulator import SimulatorConfig, simulate
 from intently.generative.assignment import assign_codes
 from intently.generative.inputs import InputConfig, interest_texts, item_inputs
 from intently.generative.quality import code_report
@@ -158,15 +159,36 @@ def test_item_inputs_what_is_missing_is_named() -> None:
         item_inputs(pa.array(["i0"]), texts, None, None, InputConfig(collaborative_weight=0.5), None)
 
 
+def word_vectors(texts: list[str]) -> np.ndarray:
+    """Sums of random vectors, one a word: near where words are shared."""
+    words = [text.lower().split() for text in texts]
+    vocabulary = {word: n for n, word in enumerate(sorted({word for line in words for word in line}))}
+    projection = np.random.default_rng(0).normal(size=(len(vocabulary), 48)).astype(np.float32)
+    return np.stack([projection[[vocabulary[word] for word in line]].mean(axis=0) for line in words])
+
+
+def test_semantic_ids_simulated_items_share_first_codes_within_a_category() -> None:
+    items = simulate(SimulatorConfig(num_users=2, num_items=800, pictures=False)).items
+    vectors = word_vectors([f"{title} {category}" for title, category in zip(*items.select(["title", "category"]).columns, strict=True)])
+    made = assign_semantic_ids(
+        items["item_id"].combine_chunks(), vectors, fit_quantiser(vectors, QuantiserConfig(num_codes=32, num_levels=3))
+    )
+    codes = code_matrix(made.table["codes"])
+    assert len(np.unique(codes, axis=0)) == 800
+    assert min(made.report[f"use_level_{level}"] for level in (1, 2, 3)) == 1
+    category = np.unique(items["category"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    same = codes[:, None, 0] == codes[None, :, 0]
+    alike = category[:, None] == category[None, :]
+    assert alike[same].mean() > 4 * alike.mean()
+
+
 @pytest.mark.skipif(not BEAUTY.is_file(), reason="the Beauty set is not on this machine")
 def test_semantic_ids_beauty_uses_its_codebooks_and_leaves_no_collision() -> None:
     items = pq.read_table(BEAUTY, columns=["item_id", "title", "brand", "categories"]).to_pylist()
-    words = [f"{row['title']} {row['brand']} {row['categories']}".lower().split() for row in items]
-    vocabulary = {word: n for n, word in enumerate(sorted({word for line in words for word in line}))}
-    projection = np.random.default_rng(0).normal(size=(len(vocabulary), 48)).astype(np.float32)
-    vectors = np.stack([projection[[vocabulary[word] for word in line]].mean(axis=0) for line in words])
-    quantiser = fit_quantiser(vectors, QuantiserConfig(iterations=8))
-    made = assign_semantic_ids(pa.array([str(row["item_id"]) for row in items]), vectors, quantiser)
+    vectors = word_vectors([f"{row['title']} {row['brand']} {row['categories']}" for row in items])
+    made = assign_semantic_ids(
+        pa.array([str(row["item_id"]) for row in items]), vectors, fit_quantiser(vectors, QuantiserConfig(iterations=8))
+    )
     assert made.table.num_rows == 12_101
     assert made.report["collisions_after"] == 0 < made.report["collisions_before"] < 0.2
     assert all(made.report[f"use_level_{level}"] > 0.95 for level in (1, 2, 3, 4))

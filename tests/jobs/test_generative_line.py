@@ -18,6 +18,7 @@ from intently.core.workspace import Workspace, open_stage
 from intently.generative.beam import BeamConfig
 from intently.generative.generator import TrainedGenerator
 from intently.generative.semantic_ids import semantic_id_rows
+from intently.generative.training import DecoderConfig, build_decoder
 from intently.generative.training import train_generator as generator_loop
 from intently.generative.trie import code_matrix
 from intently.runtime.train import Store, TrainSession, train
@@ -188,6 +189,27 @@ def test_train_generator_killed_and_resumed_has_the_same_loss_curve(line: Worksp
         metrics = workspace.artifact("generator").manifest.metrics
         curves.append([metrics[f"loss_epoch_{epoch}"] for epoch in range(1, 5)])
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+# PEFT says that it saves embeddings which were resized: new tokens have to be saved.
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_train_generator_lora_on_a_checkpoint_learns_codes_and_is_merged(line: Workspace, tmp_path: Path) -> None:
+    base = TrainedGenerator.load(line)
+    fresh, vocabulary = build_decoder(DecoderConfig.parse(TRAIN["generator"]["decoder"]), ["a title"], (2,), seed=1)
+    fresh.save_pretrained(tmp_path / "base")
+    vocabulary.tokenizer.save_pretrained(tmp_path / "base")
+    workspace = Workspace.open(tmp_path / "workspace")
+    write_world(workspace)
+    build_semantic_ids.JOB.execute(IDS, workspace)
+    sft = {"num_epochs": 12, "batch_size": 8, "learning_rate": 1e-2, "lora_rank": 8}
+    settings = train_config(generator={"decoder": {"checkpoint": str(tmp_path / "base")}, "sft": sft})
+    artifact = train_generator.JOB.execute(settings, workspace)
+    curve = artifact.manifest.metrics
+    assert curve["loss_epoch_12"] < 0.5 * curve["loss_epoch_1"]
+    merged = TrainedGenerator.load(workspace)
+    assert merged.generate_items([item_of(1, 3)], 5).num_rows == 5
+    assert type(merged.beam.model) is type(base.beam.model)
+    assert workspace.artifact("generator_metric").manifest.metrics["hr3"] > 3 / 36
 
 
 def test_train_generator_more_cutoffs_than_beams_refused() -> None:

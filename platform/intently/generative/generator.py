@@ -59,7 +59,7 @@ class TrainedGenerator:
         self.config, self.vocabulary = config, vocabulary
         self.beam = ConstrainedBeam(model.eval(), vocabulary.sid, beam)
         self._device = next(model.parameters()).device
-        self.live = LiveTrie(trie.to(self._device), vocabulary.sid.counts)
+        self.live = LiveTrie(self._ready(trie), vocabulary.sid.counts)
 
     @classmethod
     def load(
@@ -92,7 +92,7 @@ class TrainedGenerator:
         Raises:
             SchemaError: an ID is ambiguous, or the model has no tokens for it; what stands is left standing.
         """
-        self.live.swap(read_trie(semantic_ids, version).to(self._device))
+        self.live.swap(self._ready(read_trie(semantic_ids, version)))
 
     def generate(self, histories: pa.Table, k: int, filter_seen: bool = True) -> pa.Table:
         """The best items for some histories.
@@ -105,7 +105,7 @@ class TrainedGenerator:
             CANDIDATE rows, users in the given order, best first; scores are log-probabilities.
         """
         trie = self.live.current
-        sequences = read_sequences(histories, pa.array(trie.item_ids, pa.string()), self.config.sequences)
+        sequences = read_sequences(histories, trie.ids, self.config.sequences)
         rows = [sequences.of(user) for user in range(sequences.num_users)]
         items, scores = self.rank(rows, k, rows if filter_seen else None, trie)
         return _candidates(sequences.user_ids.to_pylist(), items, scores, trie)
@@ -153,6 +153,11 @@ class TrainedGenerator:
             found.append((answer.items.cpu().numpy(), answer.scores.cpu().numpy()))
         items, scores = zip(*found, strict=True)
         return np.concatenate(items), np.concatenate(scores)
+
+    def _ready(self, trie: Trie) -> Trie:
+        ready = trie.to(self._device)
+        assert len(ready.rows) == ready.num_items, "looked up here, or the first request would wait for it"
+        return ready
 
 
 def put_generator(stage: Stage, folder: Path, trie: Trie, config: GeneratorConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from intently.generative.examples import Collate, Example, ItemTokens, MixtureCo
 from intently.generative.sequences import SequenceConfig, Sequences, read_sequences
 from intently.generative.trie import Trie, read_trie
 from intently.generative.vocabulary import Vocabulary, add_codes, learn_tokenizer
-from intently.runtime.sft import SftConfig, fine_tune
+from intently.runtime.sft import SftConfig, fine_tune, save_merged
 
 if TYPE_CHECKING:  # the harness brings Ray Train and DeepSpeed along; serving reads this module without them
     from intently.runtime.train import TrainSession
@@ -70,14 +71,13 @@ class GeneratorData:
 def read_generator_data(workspace: Workspace, versions: Mapping[str, str], config: GeneratorConfig) -> GeneratorData:
     """The tables at the given versions (artifact → version)."""
     trie = read_trie(workspace.artifact("semantic_id", versions["semantic_id"]).read(), versions["semantic_id"])
-    item_ids = pa.array(trie.item_ids, pa.string())
     items = workspace.artifact("item", versions["item"]).read(columns=["item_id", "title"])
     named = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     # An item that left the catalogue keeps its semantic ID, but nobody knows its title any more.
     titles = [named.get(item, "") for item in trie.item_ids]
     history = workspace.artifact("history_train", versions["history_train"]).read(columns=["user_id", "item_ids", "behaviours"])
     interests = workspace.artifact("item_interest", versions["item_interest"]).read() if "item_interest" in versions else None
-    return GeneratorData(trie, read_sequences(history, item_ids, config.sequences), titles, interests)
+    return GeneratorData(trie, read_sequences(history, trie.ids, config.sequences), titles, interests)
 
 
 def build_decoder(config: DecoderConfig, titles: list[str], code_counts: tuple[int, ...], seed: int) -> tuple[PreTrainedModel, Vocabulary]:
@@ -123,6 +123,15 @@ def _qwen3(config: DecoderConfig, vocabulary: Vocabulary) -> Qwen3Config:
     )
 
 
+def trained_folder(checkpoint: Path, data: GeneratorData, config: GeneratorConfig, scratch: Path) -> Path:
+    """The folder of a whole model: the checkpoint's own, or one in `scratch` into which LoRA was merged."""
+    if not config.sft.lora_rank:
+        return checkpoint
+    model, _ = build_decoder(config.decoder, data.titles, data.trie.code_counts, config.sft.seed)
+    save_merged(model, checkpoint, scratch)
+    return scratch
+
+
 def train_generator(session: TrainSession, workspace: Workspace, versions: Mapping[str, str], config: GeneratorConfig) -> None:
     """The loop: reads its tables, writes its examples, and fine-tunes.
 
@@ -135,9 +144,8 @@ def train_generator(session: TrainSession, workspace: Workspace, versions: Mappi
     data = read_generator_data(workspace, versions, config)
     model, vocabulary = build_decoder(config.decoder, data.titles, data.trie.code_counts, config.sft.seed)
     items = ItemTokens(data.trie.semantic_ids, vocabulary.sid)
-    item_ids = pa.array(data.trie.item_ids, pa.string())
     examples = build_examples(
-        data.past, items, data.titles, data.interests, item_ids, vocabulary, config.mixture, config.sequences.max_items
+        data.past, items, data.titles, data.interests, data.trie.ids, vocabulary, config.mixture, config.sequences.max_items
     )
     if session.rank == 0:
         tokens = sum(len(example.tokens) for example in examples)

@@ -71,6 +71,11 @@ class Trie:
         """Item id → row."""
         return {item: row for row, item in enumerate(self.item_ids.tolist())}
 
+    @cached_property
+    def ids(self) -> pa.Array:
+        """[N] item ids as Arrow strings."""
+        return pa.array(self.item_ids, pa.string())
+
     @property
     def num_items(self) -> int:
         """N."""

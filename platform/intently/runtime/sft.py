@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from transformers import (
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -43,6 +44,7 @@ class SftConfig(Config):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field("cosine", description="of the learning rate after that")
     activation_checkpointing: Literal["off", "on"] = Field("off", description="on: activations are computed twice instead of kept")
+    lora_rank: int = Field(0, ge=0, description="rank of LoRA on every matrix, embeddings trained whole; 0 trains everything")
     seed: int = Field(0, description="of the order of examples and of dropout")
 
 
@@ -105,6 +107,7 @@ def fine_tune(
             data_collator=collate,
             train_dataset=Dataset.from_list(list(examples)),
             processing_class=tokenizer,
+            peft_config=_lora(model, config.lora_rank) if config.lora_rank else None,
             callbacks=[_Epochs(session, config.num_epochs)],
         )
         trainer.remove_callback(PrinterCallback)  # the session prints
@@ -114,6 +117,38 @@ def fine_tune(
                 session.history = json.loads((Path(last) / PROGRESS).read_text())
             if len(session.history) < config.num_epochs:
                 trainer.train(resume_from_checkpoint=str(Path(last) / MODEL) if resumed else None)
+
+
+def save_merged(model: PreTrainedModel, checkpoint: Path, folder: Path) -> None:
+    """Save the whole model of a checkpoint that LoRA left: the base with what it learned added, and the tokenizer.
+
+    Args:
+        model: the base as it was before training; changed in place.
+        checkpoint: MODEL of a run with `lora_rank`.
+        folder: where to.
+    """
+    from peft import PeftModel  # only where there was LoRA
+
+    PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+
+
+def _lora(model: PreTrainedModel, rank: int) -> Any:
+    from peft import LoraConfig  # only where there is LoRA
+
+    # Rows of new tokens are at their mean and have to learn; where head and embeddings are one matrix, they stay one.
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    embeddings, head = (names[id(module)] for module in (model.get_input_embeddings(), model.get_output_embeddings()))
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=[head],
+        modules_to_save=[embeddings] if tied else [embeddings, head],
+        ensure_weight_tying=tied,
+        task_type="CAUSAL_LM",
+    )
 
 
 class _Epochs(TrainerCallback):
