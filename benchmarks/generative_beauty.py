@@ -1,7 +1,7 @@
 """Generative retrieval against popularity, ItemKNN and SASRec on Amazon Beauty, and all of it fused.
 
     PYTHONPATH=platform python benchmarks/generative_beauty.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
-        [--models tiger,ours] [--seeds 0,1,2] [--epochs 30]
+        [--models tiger,ours] [--seeds 0,1,2] [--epochs 30] [--users 5000]
 
 Leave-last-out (the last item of each person is the test, the one before it validation, training sees neither); all 12,101 items are
 ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 20 and 50.
@@ -21,7 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ from scipy.sparse.linalg import svds
 CUTOFFS = (5, 10)
 WIDTHS = (20, 50)
 WEIGHTS = tuple(step / 20 for step in range(21))
-SIZES = {"hidden": 128, "layers": 3, "heads": 4, "kv_heads": 4, "head_size": 32, "feed_forward": 384}
+SIZES = {"hidden": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_size": 32, "feed_forward": 256}
 DECODER = SIZES | {"attention_dropout": 0.1, "text_tokens": 256}
 TIGER = QuantiserConfig(kind="rq_vae", num_levels=4, last_level="counter")
 OURS = QuantiserConfig(kind="rq_kmeans", num_levels=4)
@@ -417,13 +417,17 @@ def main() -> None:
     parser.add_argument("--models", default="popularity,item_knn,sasrec,tiger,ours", help="in this order")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, help="of the generators")
+    parser.add_argument("--users", type=int, help="test on so many people instead of all: a partial run, its results are kept apart")
     options = parser.parse_args()
     scale, seeds = (QUICK, [0]) if options.quick else (FULL, [int(seed) for seed in options.seeds.split(",")])
+    if options.users:
+        scale = replace(scale, most_users=options.users)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if options.quick else options.workspace
         case = Case.read(prepare(None if options.quick else options.data, folder), scale)
         print(f"{len(case.item_ids):,} items, {len(case.users['test']):,} test users", flush=True)
-        rows = measure(case, options.models.split(","), seeds, options.epochs or scale.epochs, folder / "results")
+        kept = folder / (f"results-{options.users}" if options.users else "results")
+        rows = measure(case, options.models.split(","), seeds, options.epochs or scale.epochs, kept)
     found = figures(rows)
     print("\n".join(f"{name:<32}{value:.4f}" for name, value in found.items()))
     print("HR@10 as others print it: " + ", ".join(f"{name} {value}" for name, value in PUBLISHED.items()))
