@@ -126,4 +126,5 @@ def test_rules_reason_from_facts_is_the_description_as_far_as_it_passes_else_the
     silent = GUITAR | {"description": "Wow!"}
     assert rules.from_facts(silent, "") == "Music: 6, hand-rubbed, amber."
     assert rules.from_facts(silent | {"attributes": []}, "") == "Hobby, Music."
-    assert rules.from_facts(silent | {"attributes": [], "categories": []}, "") is None
+    for interest in ("", "guitar playing"):
+        assert rules.from_facts(silent | {"attributes": [], "categories": []}, interest) is None

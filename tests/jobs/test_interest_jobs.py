@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import build_explanations
 import mine_user_interests
 import predict_tags
 import pytest
+from fastapi import Response
 from intently.core.config import Config
 from intently.core.schema import CHUNK, HISTORY, ITEM, Table
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.interests.reason_store import FILENAME, LmdbReasons
 from intently.interests.workers import UserMiner
 from intently.llm.engines.scripted import ScriptedConfig
+
+from tests.chat_server import chat_server, completion
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -104,6 +108,27 @@ def test_interest_jobs_one_after_the_other_write_checked_tables(inputs: Workspac
     store = LmdbReasons(inputs.artifact("explanation_store").fetch(FILENAME), "any")
     text = "Poles take weight off the knees on steep ways."
     assert store.records("any", ["poles", "boots"]) == [{"": text, "long walks": text, "mountain hiking": text}, {}]
+
+
+def test_build_explanations_with_a_judge_keeps_its_verdicts_and_leaves_out_what_it_refuses(inputs: Workspace) -> None:
+    async def respond(body: dict[str, Any]) -> Response:
+        label = "no" if "Interest: long walks" in body["messages"][1]["content"] else "yes"
+        names = ("relevance", "factuality", "clarity", "safety")
+        return completion(json.dumps({name: {"verdict": label if name == "relevance" else "yes", "reason": "as asked"} for name in names}))
+
+    mine_user_interests.run(settings(mine_user_interests), inputs)
+    predict_tags.run(settings(predict_tags, tags={"min_tags": 2}), inputs)
+    with chat_server(respond) as base_url:
+        asked = {"max_attempts": 1, "min_similarity": 0}
+        judge = {"engine": {"kind": "endpoint", "base_url": base_url, "model": "judge"}}
+        explained = build_explanations.run(settings(build_explanations, num_parts=1, explanations=asked, judge=judge), inputs)
+    assert explained.manifest.reject_reasons == {"a number that is no fact of the item": 3, "judged: relevance": 1}
+    written = {(row["interest"], row["model"]) for row in explained.read().to_pylist()}
+    # What was refused is made of facts, where the item has any: these two have none but their names.
+    assert written == {("", "scripted:replies"), ("mountain hiking", "scripted:replies")}
+    verdicts = inputs.artifact("explanation_verdict").read().to_pylist()
+    assert len(verdicts) == 3 * 4 and {row["judge"] for row in verdicts} == {"endpoint:judge"}
+    assert [(row["subject"], row["criterion"]) for row in verdicts if row["label"] == "no"] == [("poles/long walks", "relevance")]
 
 
 def test_mine_user_interests_killed_after_a_part_goes_on_and_gives_the_same(inputs: Workspace, tmp_path: Path) -> None:

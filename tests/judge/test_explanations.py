@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Response
 from intently.core.schema import EXPLANATION, ITEM
 from intently.interests.explanations import ExplanationConfig, explain
 from intently.interests.reason_rules import ReasonRules, RuleConfig
@@ -21,6 +18,8 @@ from intently.judge.rubrics import EXPLANATIONS
 from intently.llm import contract
 from intently.llm.engines.endpoint import EndpointConfig
 from intently.llm.engines.scripted import ScriptedEngine
+
+from tests.chat_server import chat_server, completion
 
 TEXTS = {
     ("boots", "mountain hiking"): "Leather boots keep feet dry on mountain paths.",
@@ -35,11 +34,8 @@ class JudgeServer:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.base_url = ""
-        self.app = FastAPI()
-        self.app.post("/v1/chat/completions")(self.complete)
 
-    async def complete(self, request: Request) -> dict[str, Any]:
-        body = await request.json()
+    async def respond(self, body: dict[str, Any]) -> Response:
         self.bodies.append(body)
         question = body["messages"][1]["content"]
         verdict = {name: {"verdict": "yes", "reason": "it does"} for name in EXPLANATIONS.criteria}
@@ -47,23 +43,14 @@ class JudgeServer:
             verdict["factuality"] = {"verdict": "no", "reason": "nothing wears out never"}
         if "summit" in question:
             verdict["relevance"] = {"verdict": "no", "reason": "nobody carries a kettle up"}
-        text = "I would rather not say." if "Kitchen kettle" in question else json.dumps(verdict)
-        return {"object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+        return completion("I would rather not say." if "Kitchen kettle" in question else json.dumps(verdict))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[JudgeServer]:
     judge = JudgeServer()
-    listening = socket.create_server(("127.0.0.1", 0))
-    runner = uvicorn.Server(uvicorn.Config(judge.app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
-    thread.start()
-    judge.base_url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-    yield judge
-    runner.should_exit = True
-    runner.force_exit = True
-    thread.join()
-    listening.close()
+    with chat_server(judge.respond) as judge.base_url:
+        yield judge
 
 
 @pytest.fixture

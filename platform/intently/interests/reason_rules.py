@@ -50,6 +50,7 @@ ABOUT_THE_PERSON = (
 )  # fmt: skip
 """Wordings, normalised, that speak of the person instead of the item: a reason is written for anybody with the interest."""
 
+SHORTEST, LONGEST = 10, 200
 NAMELESS = "not about this item"
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
@@ -133,7 +134,7 @@ class ReasonRules:
         self._halves = frozenset(half for first, last in self._compounds for half in (f"{first}-", f"-{last}"))
         # In the order in which a reader would mind; the first broken one is the reason of the refusal.
         self._checks: tuple[tuple[str, Callable[[Reasoned], bool]], ...] = (
-            ("not 10 to 200 characters", lambda one: not 10 <= len(one.text) <= 200),
+            ("not 10 to 200 characters", lambda one: not SHORTEST <= len(one.text) <= LONGEST),
             ("too many sentences", lambda one: len(_SENTENCE_END.findall(one.text)) > config.max_sentences),
             ("personal data", lambda one: bool(_CONTACT.search(one.text))),
             ("speaks of the person", lambda one: _names(one.said, ABOUT_THE_PERSON)),
@@ -177,7 +178,7 @@ class ReasonRules:
         attributes = f"{item['category']}: {', '.join(values)}." if values else ""
         told = [*(description[:end] for end in reversed(ends)), description, attributes, f"{', '.join(item['categories'])}."]
         head = f"For your interest in {interest}: " if interest else ""
-        made = [head + (_continuing(text) if head else text) for text in told if text]
+        made = [head + (_continuing(text) if head else text) for text in told if len(text) >= SHORTEST]
         # What an item is need not be said again of facts that are its own.
         return next((text for text in made if self.broken(text, item, interest) in (None, NAMELESS)), None)
 
