@@ -20,7 +20,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ from intently.metrics.ranking import hit_rate, ndcg, ranks_of_targets
 from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularity
 from intently.retrieval.evaluate import Scorer
 from intently.retrieval.interactions import BehaviourConfig, Interactions, append_interactions, read_interactions
-from intently.retrieval.sasrec import SASRecConfig, train_sasrec
+from intently.retrieval.sasrec import SASRec, SASRecConfig, train_sasrec
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+GENERATORS = ("tiger", "ours")
 CUTOFFS = (5, 10)
 WIDTHS = (20, 50)
 WEIGHTS = tuple(step / 20 for step in range(21))
@@ -307,8 +309,8 @@ def fused_ranks(case: Case, scorer: Scorer, found: Answers, split: str, filter_s
     return np.concatenate(blocks, axis=1)
 
 
-def fit_dense(case: Case, model: str, seed: int) -> tuple[dict[str, Scorer], dict[str, float]]:
-    """A baseline: split → its scorer, and what it cost."""
+def fit_dense(case: Case, model: str, seed: int, folder: Path) -> tuple[dict[str, Scorer], dict[str, float]]:
+    """A baseline: split → its scorer, and what it cost; SASRec's weights are kept."""
     behaviours, num_items, begin = BehaviourConfig(), len(case.item_ids), time.monotonic()
     match model:
         case "popularity":
@@ -323,7 +325,11 @@ def fit_dense(case: Case, model: str, seed: int) -> tuple[dict[str, Scorer], dic
             def validate(scorer: Scorer) -> float:
                 return accuracy(dense_ranks(case, scorer, "validation", True))["ndcg10"]
 
-            trained = train_sasrec(case.past, num_items, behaviours, config, validate)
+            path = folder / f"sasrec-{seed}.safetensors"
+            if not path.exists():
+                save_file(train_sasrec(case.past, num_items, behaviours, config, validate).state_dict(), path)
+            trained = SASRec(num_items, config)
+            trained.load_state_dict(load_file(path))
             scorers = {
                 split: trained.scorer(past, behaviours, behaviours.taken)
                 for split, past in (("validation", case.past), ("test", case.later))
@@ -339,43 +345,53 @@ def measure(case: Case, models: Sequence[str], seeds: Sequence[int], epochs: int
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        sasrec: dict[str, Scorer] = {}
         for model in models:
             if model in ("popularity", "item_knn") and seed != seeds[0]:
                 continue
-            kept = folder / f"{model}-{seed}-{epochs}.json"
-            if kept.exists() and not (model == "sasrec" and not _finished(folder, models, seed, epochs)):
-                rows += json.loads(kept.read_text())
-                continue
-            made: list[dict[str, Any]] = []
-            if model in ("tiger", "ours"):
-                found, cost = run_generator(case, model, seed, epochs)
-                found.save(folder / f"{model}-{seed}-{epochs}.npz")
-                for width in WIDTHS:
-                    for seen in (False, True):
-                        ranks = ranks_of_found(found.items["test", width, seen], case.targets["test"])
-                        made.append({"model": model, "seed": seed, "beam": width, "filter_seen": seen, **accuracy(ranks), **cost})
-                if sasrec:
-                    made += measure_fusion(case, model, seed, sasrec, found)
-            else:
-                scorers, cost = fit_dense(case, model, seed)
-                sasrec = scorers if model == "sasrec" else sasrec
-                for seen in (False, True):
-                    ranks = dense_ranks(case, scorers["test"], "test", seen)
-                    made.append({"model": model, "seed": seed, "beam": 0, "filter_seen": seen, **accuracy(ranks), **cost})
-            kept.write_text(json.dumps(made))
-            show(made)
-            rows += made
+            rows += _kept(folder / f"{model}-{seed}-{epochs}.json", lambda m=model, s=seed: measure_model(case, m, s, epochs, folder))
+        for model in models if "sasrec" in models else ():
+            if model in GENERATORS:
+                rows += _kept(
+                    folder / f"{model}+sasrec-{seed}-{epochs}.json", lambda m=model, s=seed: measure_fusion(case, m, s, epochs, folder)
+                )
     return rows
 
 
-def _finished(folder: Path, models: Sequence[str], seed: int, epochs: int) -> bool:
-    """Whether no generator of this seed still needs SASRec's scores."""
-    return all((folder / f"{model}-{seed}-{epochs}.json").exists() for model in models if model in ("tiger", "ours"))
+def _kept(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows that stand in a file, else those that work makes, which stand there from now on."""
+    if not path.exists():
+        made = work()
+        show(made)
+        path.write_text(json.dumps(made))
+    return json.loads(path.read_text())
 
 
-def measure_fusion(case: Case, model: str, seed: int, sasrec: dict[str, Scorer], found: Answers) -> list[dict[str, Any]]:
+def measure_model(case: Case, model: str, seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
+    """Test figures of one model."""
+    common = {"model": model, "seed": seed}
+    if model not in GENERATORS:
+        scorers, cost = fit_dense(case, model, seed, folder)
+        ranks = {seen: dense_ranks(case, scorers["test"], "test", seen) for seen in (False, True)}
+        return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
+    answers, cost = run_generator(case, model, seed, epochs)
+    answers.save(folder / f"{model}-{seed}-{epochs}.npz")
+    return [
+        {
+            **common,
+            "beam": width,
+            "filter_seen": seen,
+            **accuracy(ranks_of_found(answers.items["test", width, seen], case.targets["test"])),
+            **cost,
+        }
+        for width in WIDTHS
+        for seen in (False, True)
+    ]
+
+
+def measure_fusion(case: Case, model: str, seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
     """The fusion with SASRec: kind and weight of the best HR@10 on validation, figures on test."""
+    sasrec, _ = fit_dense(case, "sasrec", seed, folder)
+    found = Answers.load(folder / f"{model}-{seed}-{epochs}.npz")
     made, settings = [], [(method, weight) for method in ("mixture", "ranks") for weight in WEIGHTS]
     for seen in (False, True):
         tuned = fused_ranks(case, sasrec["validation"], found, "validation", seen, settings)

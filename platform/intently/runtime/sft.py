@@ -66,8 +66,8 @@ def fine_tune(
         collate: examples → input_ids, labels (−100 where nothing is asked) and attention_mask, [B, T] each.
         config: how.
     """
-    # TRL and accelerate probe the machine on import, and DeepSpeed has to be quietened before accelerate sees it.
     quiet_deepspeed()
+    # TRL and accelerate probe the machine on import, and DeepSpeed has to be quietened before accelerate sees it.
     from datasets import Dataset
     from transformers.utils.logging import disable_progress_bar
     from trl import SFTConfig, SFTTrainer
