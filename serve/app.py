@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
@@ -131,17 +132,21 @@ def require_loopback(host: str) -> None:
         raise ConfigError("http_options.host", host, "without API keys (access.keys_file or access.keys_env) only 127.0.0.1 is served")
 
 
-def build(args: dict[str, Any], replicas: int | None = None) -> ray_serve.Application:
-    """The application of a config file.
+def build(args: dict[str, Any]) -> ray_serve.Application:
+    """The application of a config file; `args` are those of `ServeConfig`.
 
-    Args:
-        args: those of `ServeConfig`.
-        replicas: how many; None leaves it to the config file.
     Raises:
-        ConfigError: an argument is unknown or of a wrong kind.
+        ConfigError: an argument is unknown or of a wrong kind; or the proxies listen beyond the loopback interface, and there are no keys.
         MissingArtifactError: a table is not in the workspace; found here, so that nobody waits for replicas that cannot start.
     """
-    config = ServeConfig.parse(args)
+    return bind(ServeConfig.parse(args), {})
+
+
+def bind(config: ServeConfig, options: dict[str, Any]) -> ray_serve.Application:
+    """The application with these settings; `options` are those of a Ray Serve deployment. Raises as `build`."""
     newest_versions(Workspace.open(config.workspace))
-    ingress = Ingress if replicas is None else Ingress.options(num_replicas=replicas)  # type: ignore[attr-defined]
-    return ingress.bind(config)
+    # Said at once where Serve runs already; else the replicas say it when they start.
+    client = get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    if client is not None and not config.access.has_keys:
+        require_loopback(proxy_host())
+    return Ingress.options(**options).bind(config)  # type: ignore[attr-defined]

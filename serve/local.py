@@ -23,7 +23,7 @@ from intently.core.errors import ConfigError, IntentlyError
 from intently.runtime.session import ray_session
 from ray import serve as ray_serve
 
-from serve.app import build
+from serve.app import bind
 from serve.settings import ServeConfig
 
 HOST = "127.0.0.1"
@@ -44,7 +44,7 @@ def application(workspace: str, event_log: str, overrides: Sequence[str] = (), r
     root = workspace if "://" in workspace else str(Path(workspace).absolute())
     folder = Path(event_log).absolute()
     config = ServeConfig.load(None, [f"workspace={json.dumps(root)}", f"events.folder={json.dumps(str(folder))}", *overrides])
-    return build(config.model_dump(mode="json"), replicas)
+    return bind(config, {"num_replicas": replicas})
 
 
 def deploy(app: ray_serve.Application, port: int) -> str:

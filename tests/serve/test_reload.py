@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def settings(workspace: Workspace, tmp_path: Path, **more: object) -> ServeConfi
 def test_reload_uses_a_new_sweep_without_a_restart(moving: Workspace, tmp_path: Path) -> None:
     async def run() -> None:
         service = Service.open(settings(moving, tmp_path), "r")
+        old = weakref.ref(service.state)
         async with calling(service) as client:
             before = await client.get(PATH)
             assert (await client.post("/v1/admin/reload")).json()["outcome"] == "current"
@@ -56,6 +58,7 @@ def test_reload_uses_a_new_sweep_without_a_restart(moving: Workspace, tmp_path: 
             told = (await client.post("/v1/admin/reload")).json()
             assert (told["outcome"], told["versions"]["fusion"]) == ("loaded", version)
             after = await client.get(PATH)
+            assert old() is None, "the old tables are still in memory"
             assert after.json()["beta"] == 0.9
             assert after.headers["x-tables"] == name_of(newest_versions(moving)) != before.headers["x-tables"]
             assert after.json()["items"] == (await client.get(PATH, params={"beta": 0.9})).json()["items"]
