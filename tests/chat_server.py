@@ -26,7 +26,7 @@ def chat_server(respond: Respond) -> Iterator[str]:
         return await respond(await request.json())
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        runner = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        runner = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -30,6 +30,17 @@ def plot_behaviours(counts: dict[str, int]) -> bytes:
     return _png(figure)
 
 
+def plot_bars(values: dict[str, float], xlabel: str) -> bytes:
+    """Name → figure, as horizontal bars in the given order."""
+    figure, axes = _canvas(6.8, 0.36 * len(values) + 0.9)
+    bars = axes.barh(list(values), list(values.values()), color=PALETTE[0], height=0.66)
+    axes.bar_label(bars, [f"{value:,.0f}" if value == round(value) else f"{value:.3f}" for value in values.values()], padding=4, fontsize=9)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    return _png(figure)
+
+
 def plot_histogram(values: np.ndarray, xlabel: str, ylabel: str) -> bytes:
     """[N] whole numbers → a histogram with the median marked."""
     figure, axes = _canvas(6.4, 3.0)

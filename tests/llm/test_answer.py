@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from intently.llm.answer import LONGEST_QUOTE, Question, answer
-from intently.llm.contract import Reply, Request, Sampling
+from intently.llm.answer import LONGEST_QUOTE, Outcome, Question, answer
+from intently.llm.contract import OnReply, Reply, Request, Sampling
 from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
 from intently.llm.tasks import TASKS, ExplanationText
 
@@ -13,7 +13,7 @@ GOOD = '{"explanation": "Light shoes for long runs."}'
 
 
 class Recorder:
-    """Keeps what was asked; answers from a list, one reply list a call."""
+    """Keeps what was asked; answers from a list, one reply list a round: the questions, then what follows from the replies."""
 
     name = "scripted:recorder"
 
@@ -21,9 +21,14 @@ class Recorder:
         self.asked: list[list[Request]] = []
         self._calls = list(calls)
 
-    def generate(self, requests: list[Request]) -> list[Reply]:
-        self.asked.append(list(requests))
-        return self._calls.pop(0)
+    def generate(self, requests: list[Request], on_reply: OnReply) -> list[Reply]:
+        replies = []
+        while requests:
+            self.asked.append(list(requests))
+            told = self._calls.pop(0)
+            replies += told
+            requests = [request for one in told for request in on_reply(one) or ()]
+        return replies
 
     def close(self) -> None:
         """Nothing is held."""
@@ -128,3 +133,18 @@ def test_answer_no_questions_asks_nothing() -> None:
 def test_answer_wrong_fields_are_a_programming_error() -> None:
     with pytest.raises(TypeError, match="task explanation takes"):
         answer(Recorder(), [Question("a", {"item": {}}, Sampling())], EXPLANATION)
+
+
+def test_answer_follow_ups_join_the_batch_and_their_outcomes_come_last() -> None:
+    def follow(outcome: Outcome) -> list[Question]:
+        return [question(f"{outcome.question_id}+")] if outcome.question_id in ("a", "b") else []
+
+    engine = Recorder([reply("a", "no"), reply("b", GOOD)], [reply("a", GOOD), reply("b+", GOOD)], [reply("a+", "no")], [reply("a+", "no")])
+    outcomes = answer(engine, [question("a"), question("b")], EXPLANATION, follow)
+    assert [(outcome.question_id, outcome.answer is not None, outcome.repaired) for outcome in outcomes] == [
+        ("a", True, True),
+        ("b", True, False),
+        ("b+", True, False),
+        ("a+", False, True),
+    ]
+    assert [[request.request_id for request in requests] for requests in engine.asked] == [["a", "b"], ["a", "b+"], ["a+"], ["a+"]]

@@ -127,6 +127,20 @@ def test_cache_on_an_object_store_puts_whole_files() -> None:
     assert again.asked == []
 
 
+def test_cache_follow_ups_of_kept_answers_are_answered_or_asked(workspace: Workspace) -> None:
+    def follow(reply: Reply) -> list[Request]:
+        depth = len(reply.request_id)
+        return [ask(reply.request_id + "x", f"q{depth}")] if depth < 4 else []
+
+    first, again = Counting(), Counting()
+    told_of = cached(first, workspace).generate([ask("a", "q0")], lambda reply: follow(reply) if len(reply.request_id) < 3 else None)
+    assert [reply.request_id for reply in told_of] == ["a", "ax", "axx"]
+    replies = cached(again, workspace).generate([ask("a", "q0"), ask("z", "q0")], follow)
+    assert [reply.request_id for reply in replies] == ["a", "z", "ax", "zx", "axx", "zxx", "axxx", "zxxx"]
+    assert again.asked == ["axxx"], "its twin waits for it"
+    assert [reply.reused for reply in replies] == [False, True] * 4
+
+
 def test_request_key_follows_the_content_and_not_the_id() -> None:
     key = request_key("m", ask("1", "a"))
     assert key == request_key("m", ask("2", "a"))

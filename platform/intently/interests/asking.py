@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from intently.interests.usage import Usage
-from intently.llm.answer import Outcome, Question, answer
+from intently.llm.answer import Follow, Outcome, Question, answer
 from intently.llm.contract import Engine
 from intently.llm.tasks import Task
 
@@ -14,10 +14,10 @@ DETAIL_LENGTH = 300
 """Characters of a refused answer that are kept."""
 
 
-def ask(engine: Engine, questions: Sequence[Question], task: Task) -> tuple[list[Outcome], Usage]:
-    """Questions → outcomes in the same order, and what they cost. Raises EngineError when the engine has died."""
+def ask(engine: Engine, questions: Sequence[Question], task: Task, follow: Follow | None = None) -> tuple[list[Outcome], Usage]:
+    """`llm.answer.answer`, and what it cost. Raises EngineError when the engine has died."""
     start = time.monotonic()
-    outcomes = answer(engine, questions, task)
+    outcomes = answer(engine, questions, task, follow)
     usage = Usage(
         questions=len(outcomes),
         valid=sum(outcome.answer is not None for outcome in outcomes),

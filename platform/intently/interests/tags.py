@@ -185,14 +185,14 @@ def _people(interests: pa.Table, history: pa.Table, items: pa.Table, config: Tag
     asked = history.filter(pc.is_in(history["user_id"], pa.array(sorted(current), pa.string()))).sort_by("user_id")
     asked = asked.filter(pc.greater(pc.list_value_length(asked["timestamps"]), 0))
     recent = recent_titles(asked, items, config.recent_days)
-    columns = (asked["user_id"].to_pylist(), asked["bucket"].to_pylist(), pc.month(_last_times(asked)).to_pylist(), recent)
+    columns = (asked["user_id"].to_pylist(), asked["bucket"].to_pylist(), last_months(asked), recent)
     return [_Person(user, bucket, current[user], season_of(month), titles) for user, bucket, month, titles in zip(*columns, strict=True)]
 
 
-def _last_times(history: pa.Table) -> pa.ChunkedArray:
-    """The time of each row's last event; every row has one."""
+def last_months(history: pa.Table) -> list[int]:
+    """HISTORY rows → 1 … 12, the month of each row's last event; every row has one."""
     ends = np.cumsum(pc.list_value_length(history["timestamps"]).to_numpy()) - 1
-    return pc.list_flatten(history["timestamps"]).take(pa.array(ends))
+    return pc.month(pc.list_flatten(history["timestamps"]).take(pa.array(ends))).to_pylist()
 
 
 def _served_interests(

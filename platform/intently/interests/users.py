@@ -1,6 +1,6 @@
 """What a user wants, read chunk by chunk: the question about chunk i carries what was read from chunk i-1 (HiT-LBM's cascade).
 
-All users walk together, one level of chunks after the other, so that the engine always has a whole batch to work on.
+All users walk side by side, each at its own pace: a user's next question joins the running batch as soon as the last is answered.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,8 @@ class Mined:
 
 @dataclass
 class _Memory:
-    """What one user's earlier chunks gave: the last good chunk's phrases, and the vectors of all of them."""
+    """The vectors of what one user's earlier chunks gave: the last good chunk's, and those before it."""
 
-    previous: list[str] = field(default_factory=list)
     previous_vectors: np.ndarray | None = None  # [P, D]
     older_vectors: list[np.ndarray] = field(default_factory=list)  # each [P, D]
 
@@ -70,11 +70,11 @@ class _Memory:
         returned = _known(vectors, np.concatenate(self.older_vectors) if self.older_vectors else None, threshold)
         return np.where(continued, "continued", np.where(returned, "returned", "new")).tolist()
 
-    def remember(self, phrases: list[str], vectors: np.ndarray) -> None:
+    def remember(self, vectors: np.ndarray) -> None:
         """Take in the interests of the chunk that was just read."""
         if self.previous_vectors is not None:
             self.older_vectors.append(self.previous_vectors)
-        self.previous, self.previous_vectors = phrases, vectors
+        self.previous_vectors = vectors
 
 
 def user_order(user_id: str) -> str:
@@ -124,24 +124,49 @@ def mine_users(chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextE
         config: how users are read; `max_users` is the caller's to apply (`keep_chosen`).
     """
     texts = dict(zip(items["item_id"].to_pylist(), item_texts(items).to_pylist(), strict=True))
+    levels = [level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist() for level in _levels(chunks, config)]
+    found, rejects, usage = _ask(levels, engine, config)
     memories: dict[str, _Memory] = {}
     rows: list[dict[str, Any]] = []
-    rejects: list[dict[str, str]] = []
-    usage = Usage()
-    for level in recent_chunks(CHUNK.check(chunks), config.max_chunks):
-        entries = level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist()
-        questions = [_question(entry, memories.get(entry["user_id"]), config) for entry in entries]
-        outcomes, cost = ask(engine, questions, TASKS["user_interests"])
-        usage += cost
-        drafts, refused = _drafts(entries, outcomes)
-        rejects += refused
-        vectors = _encode_level(entries, drafts, texts, encoder)
-        for entry, found in zip(entries, drafts, strict=True):
-            if found:
+    for entries in levels:
+        vectors = _encode_level(entries, [found[_key(entry)] for entry in entries], texts, encoder)
+        for entry in entries:
+            if drafts := found[_key(entry)]:
                 memory = memories.setdefault(entry["user_id"], _Memory())
-                rows += _rows(entry, found, memory, texts, vectors, config, engine.name)
+                rows += _rows(entry, drafts, memory, texts, vectors, config, engine.name)
     interests = USER_INTEREST.from_rows(rows).sort_by([(name, "ascending") for name in USER_INTEREST.key])
     return Mined(interests, REJECT.from_rows(rejects), usage)
+
+
+def _levels(chunks: pa.Table, config: MiningConfig) -> list[pa.Table]:
+    return recent_chunks(CHUNK.check(chunks), config.max_chunks)
+
+
+def _ask(
+    levels: Sequence[Sequence[dict[str, Any]]], engine: Engine, config: MiningConfig
+) -> tuple[dict[str, list[InterestDraft]], list[dict[str, str]], Usage]:
+    """Chunk → the distinct interests of its answer (none of an invalid one); what was refused; what it cost."""
+    entries = {_key(entry): entry for level in levels for entry in level}
+    chains: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        chains.setdefault(entry["user_id"], []).append(key)
+    following = {key: after for chain in chains.values() for key, after in pairwise(chain)}
+    found: dict[str, list[InterestDraft]] = {}
+    refused: dict[str, list[dict[str, str]]] = {}
+    previous: dict[str, list[str]] = {}  # user → the last good chunk's phrases
+
+    def next_of(outcome: Outcome) -> list[Question]:
+        key = outcome.question_id
+        user = entries[key]["user_id"]
+        found[key], refused[key] = _drafts(key, outcome)
+        if found[key]:
+            previous[user] = [draft.interest for draft in found[key]]
+        after = following.get(key)
+        return [_question(after, entries[after], previous.get(user, ()), config)] if after else []
+
+    firsts = [_question(chain[0], entries[chain[0]], (), config) for chain in chains.values()]
+    _, usage = ask(engine, firsts, TASKS["user_interests"], next_of)
+    return found, [reject for key in entries for reject in refused[key]], usage
 
 
 def mining_notes(num_chosen: int, num_users: int) -> dict[str, str]:
@@ -149,36 +174,31 @@ def mining_notes(num_chosen: int, num_users: int) -> dict[str, str]:
     return {"users": f"{num_chosen} of {num_users} users that have chunks were read"}
 
 
-def _question(entry: dict[str, Any], memory: _Memory | None, config: MiningConfig) -> Question:
-    previous = memory.previous[: config.max_previous] if memory else []
-    return Question(_key(entry), {"behaviours": entry["text"], "previous": previous}, config.sampling)
+def _question(key: str, entry: dict[str, Any], previous: Sequence[str], config: MiningConfig) -> Question:
+    return Question(key, {"behaviours": entry["text"], "previous": list(previous[: config.max_previous])}, config.sampling)
 
 
 def _key(entry: dict[str, Any]) -> str:
     return f"{entry['user_id']}/{entry['chunk']}"
 
 
-def _drafts(entries: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> tuple[list[list[InterestDraft]], list[dict[str, str]]]:
-    """The distinct interests of each answer (none of an invalid one), and what was refused."""
-    drafts: list[list[InterestDraft]] = []
+def _drafts(key: str, outcome: Outcome) -> tuple[list[InterestDraft], list[dict[str, str]]]:
+    """The distinct interests of an answer (none of an invalid one), and what was refused."""
+    if not isinstance(outcome.answer, UserInterests):
+        return [], [refusal(STAGE, key, outcome)]
     rejects = []
-    for entry, outcome in zip(entries, outcomes, strict=True):
-        distinct: dict[str, InterestDraft] = {}
-        if isinstance(outcome.answer, UserInterests):
-            for rank, draft in enumerate(outcome.answer.interests):
-                phrase = normalise(draft.interest)
-                if not phrase:
-                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "interest without a word", draft.interest))
-                elif stutters(phrase) or stutters(draft.reason):
-                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "runs in circles", f"{draft.interest} | {draft.reason}"))
-                elif phrase in distinct:
-                    rejects.append(refuse(STAGE, f"{_key(entry)}/{rank}", "named twice in one answer", draft.interest))
-                else:
-                    distinct[phrase] = draft
+    distinct: dict[str, InterestDraft] = {}
+    for rank, draft in enumerate(outcome.answer.interests):
+        phrase = normalise(draft.interest)
+        if not phrase:
+            rejects.append(refuse(STAGE, f"{key}/{rank}", "interest without a word", draft.interest))
+        elif stutters(phrase) or stutters(draft.reason):
+            rejects.append(refuse(STAGE, f"{key}/{rank}", "runs in circles", f"{draft.interest} | {draft.reason}"))
+        elif phrase in distinct:
+            rejects.append(refuse(STAGE, f"{key}/{rank}", "named twice in one answer", draft.interest))
         else:
-            rejects.append(refusal(STAGE, _key(entry), outcome))
-        drafts.append(list(distinct.values()))
-    return drafts, rejects
+            distinct[phrase] = draft
+    return list(distinct.values()), rejects
 
 
 def _encode_level(
@@ -202,7 +222,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     phrase_vectors = np.stack([vectors[normalise(draft.interest)] for draft in found])
     shifts = memory.shifts(phrase_vectors, config.same_similarity)
-    memory.remember([draft.interest for draft in found], phrase_vectors)
+    memory.remember(phrase_vectors)
     items = [item for item in dict.fromkeys(entry["item_ids"]) if item in texts]
     evidence = _evidence(phrase_vectors, items, [vectors[texts[item]] for item in items], config)
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,28 +57,61 @@ class Outcome:
     reused: int = 0
 
 
-def answer(engine: Engine, questions: Sequence[Question], task: Task) -> list[Outcome]:
-    """Questions → outcomes in the same order.
+Follow = Callable[[Outcome], Sequence[Question]]
+"""Which questions follow from an outcome; their ids are new."""
+
+
+def answer(engine: Engine, questions: Sequence[Question], task: Task, follow: Follow | None = None) -> list[Outcome]:
+    """Questions → outcomes in the same order, then those of what `follow` added, as it was added.
 
     An answer that does not parse is sent back once with what was wrong. An engine's own error (a prompt that is too long, an
-    endpoint that failed after its retries) is not asked again.
+    endpoint that failed after its retries) is not asked again. Repairs and what follows join the running batch.
 
     Raises:
         TypeError: a question's fields are not the task's.
         EngineError: the engine died.
     """
-    requests = [
-        Request(question.question_id, task.render(**question.fields), question.sampling, task.json_schema, question.images)
-        for question in questions
-    ]
-    judged = [_judge(reply, task) for reply in engine.generate(requests)] if requests else []
-    outcomes = [outcome for outcome, _ in judged]
-    broken = [(i, refusal) for i, (_, refusal) in enumerate(judged) if refusal]
-    if broken:
-        repairs = [_repair(requests[i], outcomes[i].raw, refusal) for i, refusal in broken]
-        for (i, _), reply in zip(broken, engine.generate(repairs), strict=True):
-            outcomes[i] = _merge(outcomes[i], _judge(reply, task)[0])
-    return outcomes
+    exchange = _Exchange(task, follow)
+    requests = exchange.ask(questions)
+    if requests:
+        engine.generate(requests, exchange.told)
+    return exchange.outcomes()
+
+
+class _Exchange:
+    """Questions on their way: what was sent for each, and what has become of it."""
+
+    def __init__(self, task: Task, follow: Follow | None) -> None:
+        self._task, self._follow = task, follow
+        self._sent: dict[str, Request] = {}
+        self._first: dict[str, Outcome] = {}  # question → the refused answer that is being repaired
+        self._outcomes: dict[str, Outcome | None] = {}
+
+    def ask(self, questions: Sequence[Question]) -> list[Request]:
+        requests = []
+        for question in questions:
+            messages = self._task.render(**question.fields)
+            request = Request(question.question_id, messages, question.sampling, self._task.json_schema, question.images)
+            self._sent[question.question_id] = request
+            self._outcomes[question.question_id] = None
+            requests.append(request)
+        return requests
+
+    def told(self, reply: Reply) -> list[Request]:
+        name = reply.request_id
+        outcome, refusal = _judge(reply, self._task)
+        if name in self._first:
+            outcome = _merge(self._first.pop(name), outcome)
+        elif refusal:
+            self._first[name] = outcome
+            return [_repair(self._sent[name], outcome.raw, refusal)]
+        self._outcomes[name] = outcome
+        return self.ask(self._follow(outcome)) if self._follow else []
+
+    def outcomes(self) -> list[Outcome]:
+        found = list(self._outcomes.values())
+        assert all(found), "an engine that has not died tells of every request"
+        return [outcome for outcome in found if outcome]
 
 
 def _judge(reply: Reply, task: Task) -> tuple[Outcome, AnswerError | None]:

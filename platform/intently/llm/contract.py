@@ -71,8 +71,11 @@ class Reply:
     reused: bool = False
 
 
-OnReply = Callable[[Reply], None]
-"""Called with every reply as soon as it is there, in the order of completion, from whichever thread."""
+OnReply = Callable[[Reply], Sequence[Request] | None]
+"""Called with every reply as soon as it is there, in the order of completion, from whichever thread.
+
+What it returns follows from the reply and joins the running batch, so that chains of questions leave no engine idle between their links.
+"""
 
 
 class Engine(Protocol):
@@ -83,7 +86,7 @@ class Engine(Protocol):
         """Engine kind and model, for the `model` columns of tables, as 'vllm:student'."""
 
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
-        """Requests → replies in the same order, worked on side by side."""
+        """Requests → replies in the same order, worked on side by side; then those to what `on_reply` added, as it was added."""
 
     def close(self) -> None:
         """Free what the engine holds."""

@@ -195,28 +195,11 @@ class CachedEngine:
         Raises:
             EngineError: as the engine inside; what it had answered before is kept.
         """
-        keys = [request_key(self._cache.model, request) for request in requests]
-        kept = {key: self._cache.find(key) for key in dict.fromkeys(keys)}
-        asked: dict[str, Request] = {}
-        for key, request in zip(keys, requests, strict=True):
-            if kept[key] is None:
-                asked.setdefault(key, request)
-        key_of = {request.request_id: key for key, request in asked.items()}
-
-        def keep(reply: Reply) -> None:
-            if reply.error is None:
-                self._cache.add(key_of[reply.request_id], self._payer, reply)
-            if on_reply:
-                on_reply(reply)
-
-        fresh = dict(zip(asked, self._engine.generate(list(asked.values()), keep), strict=True)) if asked else {}
-        replies = []
-        for key, request in zip(keys, requests, strict=True):
-            found = kept[key]
-            reply, paid_here = (found.reply, self._payer in found.payers) if found else (fresh[key], True)
-            replies.append(_handed(reply, request.request_id, paid_here and key not in self._counted))
-            self._counted.add(key)
-        return replies
+        call = _Call(self._cache, self._payer, self._counted, on_reply)
+        asked = call.admit(requests)
+        if asked:
+            self._engine.generate(asked, call.told)
+        return call.in_order()
 
     def close(self) -> None:
         """Close the engine inside and the file."""
@@ -224,10 +207,52 @@ class CachedEngine:
         self._engine.close()
 
 
-def _handed(reply: Reply, request_id: str, counts: bool) -> Reply:
-    if counts:
-        return replace(reply, request_id=request_id)
-    return Reply(request_id, reply.texts, reply.error, 0, 0, reused=reply.error is None)
+class _Call:
+    """One call: what was asked, what the cache knew, and who waits for whom."""
+
+    def __init__(self, cache: RequestCache, payer: str, counted: set[str], on_reply: OnReply | None) -> None:
+        self._cache, self._payer, self._counted, self._on_reply = cache, payer, counted, on_reply
+        self._requests: list[Request] = []
+        self._replies: dict[int, Reply] = {}
+        self._waiting: dict[str, list[int]] = {}  # key → places of equal requests, of which the first is asked
+        self._keys: dict[str, str] = {}  # id of a request that is asked → its key
+
+    def admit(self, requests: Sequence[Request]) -> list[Request]:
+        """What must be asked of the engine; everything else is answered, and so is what follows from it."""
+        asked, queue = [], list(requests)
+        for request in queue:  # which grows while it is walked
+            self._requests.append(request)
+            place, key = len(self._requests) - 1, request_key(self._cache.model, request)
+            if key in self._waiting:
+                self._waiting[key].append(place)
+            elif kept := self._cache.find(key):
+                queue += self._hand(place, key, kept.reply, self._payer in kept.payers)
+            else:
+                self._waiting[key] = [place]
+                self._keys[request.request_id] = key
+                asked.append(request)
+        return asked
+
+    def told(self, reply: Reply) -> list[Request]:
+        """Keep a reply, hand it to everybody who waits for it; what must be asked next."""
+        key = self._keys.pop(reply.request_id)
+        if reply.error is None:
+            self._cache.add(key, self._payer, reply)
+        places = self._waiting.pop(key)
+        return self.admit([request for place in places for request in self._hand(place, key, reply, True)])
+
+    def in_order(self) -> list[Reply]:
+        """The replies to all requests, as they were admitted."""
+        return [self._replies[place] for place in range(len(self._requests))]
+
+    def _hand(self, place: int, key: str, reply: Reply, paid_here: bool) -> Sequence[Request]:
+        name = self._requests[place].request_id
+        if paid_here and key not in self._counted:
+            self._replies[place] = replace(reply, request_id=name)
+        else:
+            self._replies[place] = Reply(name, reply.texts, reply.error, 0, 0, reused=reply.error is None)
+        self._counted.add(key)
+        return (self._on_reply(self._replies[place]) or ()) if self._on_reply else ()
 
 
 def _digest(start: bytes) -> bytes | None:

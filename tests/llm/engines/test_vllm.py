@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 from intently.core.config import Config, Resources
 from intently.core.errors import ConfigError, EngineError
 from intently.core.schema import EXPLANATION
@@ -21,6 +23,7 @@ from intently.llm.engines.build import EngineConfig, build_engine, engine_enviro
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
+from safetensors.torch import save_file
 
 TASK = TASKS["explanation"]
 PLATFORM = Path(__file__).parents[3] / "platform"
@@ -34,6 +37,14 @@ class Holder:
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         return self.engine.generate(requests)
+
+    def chain(self, requests: Sequence[Request], links: int) -> list[Reply]:
+        """Each request, followed by `links` more."""
+
+        def follow(reply: Reply) -> list[Request]:
+            return [ask(f"{reply.request_id}+", "And then?", max_tokens=4)] if reply.request_id.count("+") < links else []
+
+        return self.engine.generate(requests, follow)
 
     def close(self) -> str:
         self.engine.close()
@@ -174,6 +185,55 @@ def test_vllm_process_without_the_environment_is_refused(tiny: VLLMConfig, monke
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     with pytest.raises(EngineError, match="lacks VLLM_ENABLE_V1_MULTIPROCESSING=0"):
         build_engine(tiny)
+
+
+def test_vllm_lora_adapter_changes_what_the_model_says_and_one_of_zeros_does_not(tiny: VLLMConfig, tmp_path: Path) -> None:
+    requests = [ask(str(i), f"Name wish number {i}.", max_tokens=24) for i in range(4)]
+    told = {}
+    for name, scale in (("nothing", 0.0), ("something", 4.0)):
+        adapter = write_adapter(tmp_path / name, scale)
+        config = tiny.model_copy(update={"lora": str(adapter), "lora_rank": 8})
+        assert config.identity()["lora"] != tiny.identity()["lora"]
+        actor = ray.remote(num_cpus=0.5, runtime_env={"env_vars": engine_environment(config)})(Holder).remote(config)
+        told[name] = [reply.texts for reply in ray.get(actor.generate.remote(requests))]
+        assert ray.get(actor.close.remote()) == f"vllm:{tiny.model}+{name}"
+        ray.kill(actor)
+    assert told["nothing"] != told["something"]
+
+
+def write_adapter(folder: Path, scale: float) -> Path:
+    """A LoRA adapter of rank 8 for the tiny model's queries and values, in PEFT's format."""
+    generator = torch.Generator().manual_seed(1)
+    folder.mkdir()
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    weights = {}
+    for layer in range(2):
+        for module, width in (("q_proj", 64), ("v_proj", 32)):
+            place = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            weights[f"{place}.lora_A.weight"] = torch.randn(8, 64, generator=generator)
+            weights[f"{place}.lora_B.weight"] = scale * torch.randn(width, 8, generator=generator)
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_vllm_follow_ups_join_the_running_batch(engine: ray.actor.ActorHandle) -> None:
+    replies = ray.get(engine.chain.remote([ask(str(i), f"Name wish {i}.", max_tokens=4) for i in range(3)], 2))
+    assert [reply.request_id for reply in replies[:3]] == ["0", "1", "2"]
+    assert sorted(reply.request_id for reply in replies[3:]) == ["0+", "0++", "1+", "1++", "2+", "2++"]
+    assert [reply.error for reply in replies if "+" not in reply.request_id] == [None] * 3
+
+
+def test_vllm_picture_is_refused_and_named(engine: ray.actor.ActorHandle) -> None:
+    (reply,) = ray.get(engine.generate.remote([replace(ask("a", "What is this?"), images=(b"png",))]))
+    assert reply.error == "the engine in this process reads no pictures; serve the model and use an endpoint"
 
 
 def test_vllm_unknown_model_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,14 +133,22 @@ class EndpointEngine:
 
     async def _generate(self, requests: Sequence[Request], on_reply: OnReply | None) -> list[Reply]:
         self._failed_in_a_row = 0
+        tasks: list[asyncio.Task[Reply]] = []
 
         async def told(request: Request) -> Reply:
             reply = await self._answer(request)
-            if on_reply:
-                on_reply(reply)
+            start((on_reply(reply) or ()) if on_reply else ())
             return reply
 
-        return list(await asyncio.gather(*map(told, requests)))
+        def start(more: Sequence[Request]) -> None:
+            tasks.extend(asyncio.create_task(told(request)) for request in more)
+
+        start(requests)
+        try:
+            return [await task for task in tasks]  # which grows while it is walked
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _answer(self, request: Request) -> Reply:
         wanted = request.sampling.num_samples

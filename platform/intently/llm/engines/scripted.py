@@ -45,11 +45,11 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order; a word counts as a token."""
-        replies = []
-        for request in requests:
+        replies: list[Reply] = []
+        waiting = list(requests)
+        for request in waiting:  # which grows while it is walked
             replies.append(self._reply(request))
-            if on_reply:
-                on_reply(replies[-1])
+            waiting += (on_reply(replies[-1]) or ()) if on_reply else ()
         return replies
 
     def close(self) -> None:

@@ -99,14 +99,20 @@ class VLLMEngine:
         Raises:
             EngineError: the engine died.
         """
-        prompts = self._tokenize(requests)
-        told = {i: error for i, prompt in enumerate(prompts) if (error := self._unfit(requests[i], prompt))}
-        fitting = [i for i in range(len(requests)) if i not in told]
-        answered = dict(zip(fitting, self._run([requests[i] for i in fitting], [prompts[i] for i in fitting], on_reply), strict=True))
-        return [
-            answered[i] if i in answered else Reply(request.request_id, (), told[i], len(prompts[i]), 0)
-            for i, request in enumerate(requests)
-        ]
+        from vllm.exceptions import VLLMServerError  # heavy: only where an engine is started
+
+        with ONE_AT_A_TIME:
+            batch = _Batch(on_reply)
+            self._add(batch, requests)
+            engine = self._llm.llm_engine
+            while engine.has_unfinished_requests():
+                try:
+                    finished = [output for output in engine.step() if output.finished]
+                except (VLLMServerError, RuntimeError) as error:
+                    raise EngineError(f"{self.name} died: {error}") from error
+                more = [batch.finish(output.request_id, cast("RequestOutput", output)) for output in finished]
+                self._add(batch, [request for following in more for request in following])
+            return batch.in_order()
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
@@ -128,44 +134,76 @@ class VLLMEngine:
             return "the engine in this process reads no pictures; serve the model and use an endpoint"
         return f"the prompt is longer than {self._max_model_len - 1} tokens" if len(prompt) >= self._max_model_len else None
 
-    def _run(self, requests: list[Request], prompts: list[list[int]], on_reply: OnReply | None) -> list[Reply]:
+    def _add(self, batch: _Batch, requests: Sequence[Request]) -> None:
+        """Hand requests to vLLM; those that cannot be met are answered at once, and what follows from that is handed on too."""
+        while requests:
+            prompts = self._tokenize(requests)
+            fitting = []
+            refused: list[tuple[int, str, int]] = []
+            for request, prompt in zip(requests, prompts, strict=True):
+                place = batch.place(request)
+                error = self._unfit(request, prompt)
+                if error:
+                    refused.append((place, error, len(prompt)))
+                else:
+                    fitting.append((place, request, prompt))
+            refused += self._enqueue(batch, fitting)
+            requests = [request for place, error, num_tokens in refused for request in batch.refuse(place, error, num_tokens)]
+
+    def _enqueue(self, batch: _Batch, fitting: list[tuple[int, Request, list[int]]]) -> list[tuple[int, str, int]]:
+        """Requests with their places and prompts → what vLLM refuses: place, error, tokens."""
         from vllm import TokensPrompt  # heavy: only where an engine is started
         from vllm.exceptions import VLLMClientError, VLLMServerError
 
-        if not requests:
+        if not fitting:
             return []
         guided = self._config.structured != "off"
-        params = [
-            _sampling_params(r.sampling, r.json_schema if guided else None, self._max_model_len - len(p))
-            for r, p in zip(requests, prompts, strict=True)
-        ]
+        params = [_sampling_params(r.sampling, r.json_schema if guided else None, self._max_model_len - len(p)) for _, r, p in fitting]
+        inputs = [TokensPrompt(prompt_token_ids=prompt) for _, _, prompt in fitting]
         try:
-            with ONE_AT_A_TIME:
-                tokens = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-                return self._finish(requests, self._llm.enqueue(tokens, params, lora_request=self._lora, use_tqdm=False), on_reply)
+            added = self._llm.enqueue(inputs, params, lora_request=self._lora, use_tqdm=False)
         except VLLMClientError as error:
             # vLLM refuses the whole batch for one bad request (a schema it cannot follow): halve until it stands alone.
-            if len(requests) == 1:
-                return [Reply(requests[0].request_id, (), f"refused by the engine: {error}", len(prompts[0]), 0)]
-            half = len(requests) // 2
-            return self._run(requests[:half], prompts[:half], on_reply) + self._run(requests[half:], prompts[half:], on_reply)
+            if len(fitting) == 1:
+                return [(fitting[0][0], f"refused by the engine: {error}", len(fitting[0][2]))]
+            half = len(fitting) // 2
+            return self._enqueue(batch, fitting[:half]) + self._enqueue(batch, fitting[half:])
         except (VLLMServerError, RuntimeError) as error:
             raise EngineError(f"{self.name} died: {error}") from error
+        batch.added([place for place, _, _ in fitting], added)
+        return []
 
-    def _finish(self, requests: list[Request], added: list[str], on_reply: OnReply | None) -> list[Reply]:
-        """Step until all are answered; `LLM.wait_for_completion` would tell of none before the last."""
+
+class _Batch:
+    """The requests of one call with their replies, in the order in which they came."""
+
+    def __init__(self, on_reply: OnReply | None) -> None:
+        self._on_reply = on_reply
+        self._requests: list[Request] = []
+        self._replies: dict[int, Reply] = {}
+        self._places: dict[str, int] = {}
+
+    def place(self, request: Request) -> int:
+        self._requests.append(request)
+        return len(self._requests) - 1
+
+    def added(self, places: list[int], own: list[str]) -> None:
         # vLLM returns its own ids ("7-1f2e3d4c") and answers under those that it was given ("7").
-        place = {own.rpartition("-")[0] or own: i for i, own in enumerate(added)}
-        replies: dict[int, Reply] = {}
-        engine = self._llm.llm_engine
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    i = place[output.request_id]
-                    replies[i] = _reply(requests[i], cast("RequestOutput", output))
-                    if on_reply:
-                        on_reply(replies[i])
-        return [replies[i] for i in range(len(requests))]
+        self._places |= {name.rpartition("-")[0] or name: place for place, name in zip(places, own, strict=True)}
+
+    def finish(self, name: str, output: RequestOutput) -> Sequence[Request]:
+        place = self._places.pop(name)
+        return self._told(place, _reply(self._requests[place], output))
+
+    def refuse(self, place: int, error: str, num_tokens: int) -> Sequence[Request]:
+        return self._told(place, Reply(self._requests[place].request_id, (), error, num_tokens, 0))
+
+    def in_order(self) -> list[Reply]:
+        return [self._replies[place] for place in range(len(self._requests))]
+
+    def _told(self, place: int, reply: Reply) -> Sequence[Request]:
+        self._replies[place] = reply
+        return (self._on_reply(reply) or ()) if self._on_reply else ()
 
 
 def vllm_environment(config: VLLMConfig) -> dict[str, str]:
