@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from serve.batching import Batcher
-from serve.models import Reason, Recommendation
+from serve.models import Reason, Recommendation, Strategy
 from serve.problems import refuse
 from serve.session import SessionEvent
 from serve.state import State
@@ -26,11 +27,13 @@ class Asked:
         k: most items.
         beta: weight of the user vector, 0 to 1; None for the one that the sweep chose.
         filter_seen: leave out what the user touched before.
+        strategy: who finds the items.
     """
 
     k: int
     beta: float | None
     filter_seen: bool
+    strategy: Strategy = Strategy.TOWERS
 
 
 class Recommender:
@@ -54,7 +57,9 @@ class Recommender:
         acts, disliked = state.session_acts(user_id, session)
         known = state.retriever.knows(user_id)
         with self._telemetry.stage("retrieve"):
-            if known and not acts:
+            if asked.strategy is Strategy.GENERATIVE:
+                candidates = await self._generated(*state.histories.items(user_id, state.histories.length(user_id)), acts, asked, disliked)
+            elif known and not acts:
                 candidates = await self._stored(user_id, asked, disliked)
             elif known:
                 candidates = state.retriever.retrieve_history(
@@ -80,9 +85,12 @@ class Recommender:
         with self._telemetry.stage("explain"):
             about = state.about(user_id)
             interests = about.interests_after([item for item, _ in acts], state.catalogue) if acts else about.interests
-            return self._explained(candidates, "towers" if known else "history", interests, about.by_category)
+            source = "generative" if asked.strategy is Strategy.GENERATIVE else "towers" if known else "history"
+            return self._explained(candidates, source, interests, about.by_category)
 
-    def for_history(self, item_ids: Sequence[str], behaviours: Sequence[str], tags: Sequence[str], asked: Asked) -> list[Recommendation]:
+    async def for_history(
+        self, item_ids: Sequence[str], behaviours: Sequence[str], tags: Sequence[str], asked: Asked
+    ) -> list[Recommendation]:
         """Items for someone unknown, by what they did.
 
         Raises:
@@ -92,12 +100,22 @@ class Recommender:
         if not known:
             raise refuse(422, "no-known-item", "history", ", ".join(item_ids), "the catalogue has none of these items")
         with self._telemetry.stage("retrieve"):
-            items, acts = zip(*known, strict=True)
-            candidates = self.state.retriever.retrieve_history(
-                items, acts, asked.k, beta=asked.beta, tags=tags, filter_seen=asked.filter_seen
-            )
+            if asked.strategy is Strategy.GENERATIVE:
+                candidates = await self._generated([], [], known, asked, ())
+            else:
+                items, acts = zip(*known, strict=True)
+                candidates = self.state.retriever.retrieve_history(
+                    items, acts, asked.k, beta=asked.beta, tags=tags, filter_seen=asked.filter_seen
+                )
         with self._telemetry.stage("explain"):
-            return self._explained(candidates, "history", (), {})
+            return self._explained(candidates, "generative" if asked.strategy is Strategy.GENERATIVE else "history", (), {})
+
+    async def _generated(
+        self, item_ids: Sequence[str], behaviours: Sequence[str], acts: Sequence[tuple[str, str]], asked: Asked, disliked: Sequence[str]
+    ) -> pa.Table:
+        """What the generator writes after a history and a session; the event loop goes on meanwhile."""
+        items, kinds = [*item_ids, *(item for item, _ in acts)], [*behaviours, *(behaviour for _, behaviour in acts)]
+        return await asyncio.to_thread(self.state.generated, items, kinds, asked.k, asked.filter_seen, disliked)
 
     async def _stored(self, user_id: str, asked: Asked, disliked: Sequence[str]) -> pa.Table:
         if self._batcher is not None and not disliked:

@@ -25,7 +25,7 @@ from intently.retrieval import retriever
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serve.models import Reload, ReloadOutcome
-from serve.state import TABLES, State
+from serve.state import GENERATOR, TABLES, State
 
 IN_USE = "serving/versions.json"
 ARTIFACTS = tuple(dict.fromkeys((*TABLES, *retriever.READS)))
@@ -50,7 +50,7 @@ def newest_versions(workspace: Workspace) -> dict[str, str]:
     Raises:
         MissingArtifactError: something does not stand.
     """
-    found = {name: workspace.latest_version(name) for name in (*ARTIFACTS, days.ARTIFACT)}
+    found = {name: workspace.latest_version(name) for name in (*ARTIFACTS, days.ARTIFACT, GENERATOR)}
     missing = [name for name in ARTIFACTS if found[name] is None]
     if missing:
         raise MissingArtifactError(f"workspace {workspace.root!r} holds no finished artifact {missing[0]!r}; run its job first")

@@ -99,8 +99,8 @@ def user_routes(service: Service) -> APIRouter:
         filter_seen: FilterSeen = True,
     ) -> Response:
         """Items for a user, best first, each with its reason."""
-        _built(strategy)
-        asked = Asked(k, beta, filter_seen)
+        _built(strategy, service)
+        asked = Asked(k, beta, filter_seen, strategy)
         recommender, tables = service.recommender, service.tables
         items = await recommender.for_user(known(user_id), asked, service.sessions.of(user_id))
         answer = Recommendations(
@@ -164,8 +164,8 @@ def item_routes(service: Service) -> APIRouter:
     @router.post("/recommendations", tags=["users"], response_model=Recommendations, responses=_problems(400, 413, 422, 503))
     async def recommendations(request: Request, body: RecommendationRequest) -> Response:
         """Items for someone whom the service does not know, by what they did. Items of the history are left out."""
-        _built(body.strategy)
-        asked = Asked(body.k, body.beta, filter_seen=True)
+        _built(body.strategy, service)
+        asked = Asked(body.k, body.beta, filter_seen=True, strategy=body.strategy)
         item_ids, behaviours = [event.item_id for event in body.history], [event.behaviour.value for event in body.history]
         recommender, tables = service.recommender, service.tables
         answer = Recommendations(
@@ -174,7 +174,7 @@ def item_routes(service: Service) -> APIRouter:
             strategy=body.strategy,
             beta=recommender.beta(asked),
             filter_seen=True,
-            items=recommender.for_history(item_ids, behaviours, body.tags, asked),
+            items=await recommender.for_history(item_ids, behaviours, body.tags, asked),
         )
         return _as_json(answer, service, tables)
 
@@ -234,8 +234,9 @@ def operations_routes(service: Service) -> APIRouter:
     return router
 
 
-def _built(strategy: Strategy) -> None:
-    if strategy is not Strategy.TOWERS:
+def _built(strategy: Strategy, service: Service) -> None:
+    generative = strategy is Strategy.GENERATIVE and service.state.generator is not None
+    if strategy is not Strategy.TOWERS and not generative:
         raise refuse(422, "strategy-not-built", "strategy", strategy.value, f"not built yet; {Strategy.TOWERS.value} is")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -36,6 +37,13 @@ from serve.models import (
 from serve.reasons import Reasons, ReasonsConfig
 from serve.session import SessionEvent
 
+if TYPE_CHECKING:
+    from intently.generative.generator import TrainedGenerator
+
+GENERATOR = "generator"
+"""Artifact of the strategy `generative`; where there is none, the service answers without it."""
+GENERATED_AT_MOST = 100
+"""Width of the beam: as many items as a request may ask for."""
 TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation_store")
 MOST_REMEMBERED = 50_000
 """Users of whom a replica remembers what the tables say."""
@@ -233,6 +241,7 @@ class State:
     reasons: Reasons
     retriever: TowerRetriever
     versions: dict[str, str]
+    generator: TrainedGenerator | None = None
     remembered: dict[str, About] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -250,6 +259,7 @@ class State:
         wanted = versions or {}
         artifacts: dict[str, Artifact] = {name: workspace.artifact(name, wanted.get(name)) for name in TABLES}
         retriever = TowerRetriever.load(workspace, versions)
+        written = wanted.get(GENERATOR) if versions else workspace.latest_version(GENERATOR)
         histories = open_histories(workspace, versions)
         return cls(
             catalogue=Catalogue(artifacts["item"].read()),
@@ -260,7 +270,10 @@ class State:
             tags=Grouped(artifacts["tag"].read(), "user_id", ["rank"]),
             reasons=Reasons.open(artifacts["explanation_store"], reasons or ReasonsConfig()),
             retriever=retriever,
-            versions=dict(versions) if versions else _versions(artifacts.values(), histories) | dict(retriever.versions),
+            versions=dict(versions)
+            if versions
+            else _versions(artifacts.values(), histories) | dict(retriever.versions) | ({GENERATOR: written} if written else {}),
+            generator=_load_generator(workspace, written) if written else None,
         )
 
     def about(self, user_id: str) -> About:
@@ -283,6 +296,13 @@ class State:
         known = [(event, item_id) for event, item_id in fresh if item_id is not None and item_id in self.catalogue]
         disliked = [item_id for event, item_id in known if event.is_dislike]
         return [(item_id, event.behaviour) for event, item_id in known if item_id not in disliked], disliked
+
+    def generated(self, item_ids: Sequence[str], behaviours: Sequence[str], k: int, filter_seen: bool, exclude: Sequence[str]) -> pa.Table:
+        """What the generator writes after a history, as CANDIDATE rows; what was not taken counts as not seen."""
+        assert self.generator is not None, "asked for only where there is one"
+        taken = self.generator.config.sequences.behaviours
+        history = [item for item, behaviour in zip(item_ids, behaviours, strict=True) if behaviour in taken]
+        return self.generator.generate_items(history, k, filter_seen, exclude)
 
     def current_interests(self, user_id: str) -> list[str]:
         """The user's interests, the newest stretch first; within one, fading interests come last."""
@@ -339,6 +359,14 @@ class State:
             for user_id in ordered
         ]
         return Users(total=len(self.histories), users=cards)
+
+
+def _load_generator(workspace: Workspace, version: str) -> TrainedGenerator:
+    # transformers takes seconds to import: only where there is a generator.
+    from intently.generative.beam import BeamConfig
+    from intently.generative.generator import TrainedGenerator
+
+    return TrainedGenerator.load(workspace, BeamConfig(width=GENERATED_AT_MOST), versions={GENERATOR: version})
 
 
 def _versions(artifacts: Iterable[Artifact], histories: StandingHistories) -> dict[str, str]:
