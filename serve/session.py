@@ -15,7 +15,6 @@ from intently.core.schema import Behaviour
 
 from serve.settings import SessionConfig
 
-
 DISLIKED_STARS = 2.0
 """A rating of so many stars, or fewer, is no reason for more of the same."""
 
@@ -58,7 +57,7 @@ class Sessions:
         if not events:
             return ()
         oldest = self._oldest()
-        return events if events[0].received >= oldest else tuple(event for event in events if event.received >= oldest)
+        return tuple(event for event in events if event.received >= oldest)
 
     def add(self, lines: Iterable[dict]) -> None:
         """Take in events as the log has them; one that is known or too old is passed over."""
