@@ -46,7 +46,7 @@ class Scale:
     rounds: int
 
 
-FULL = Scale(num_users=6000, num_items=3900, events_per_user=160, examples_per_epoch=200_000, num_epochs=4, rounds=3)
+FULL = Scale(num_users=6000, num_items=3900, events_per_user=160, examples_per_epoch=100_000, num_epochs=4, rounds=3)
 QUICK = Scale(num_users=600, num_items=3900, events_per_user=80, examples_per_epoch=30_000, num_epochs=3, rounds=1)
 
 

@@ -75,7 +75,12 @@ def build_engine(
     import deepspeed  # see quiet_deepspeed
 
     quiet_deepspeed()
+    # One worker has nobody to share state or gradients with: sharding and averaging would only copy them, several times a step.
+    alone = torch.distributed.get_world_size() == 1 and config.precision == "fp32"
+    if alone:
+        config = config.model_copy(update={"zero_stage": 0})
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=deepspeed_settings(config, micro_batch), dist_init_required=False
     )
+    engine.enable_backward_allreduce = not alone
     return engine
