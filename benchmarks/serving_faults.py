@@ -200,6 +200,15 @@ def replicas_of(stack: psutil.Process) -> list[psutil.Process]:
     return [process for _, process in sorted(found, key=lambda pair: pair[0])]
 
 
+def wait_for_replicas(stack: psutil.Process, timeout_s: float = 180.0) -> None:
+    """Return when all replicas run. Raises TimeoutError."""
+    until = time.monotonic() + timeout_s
+    while len(replicas_of(stack)) < REPLICAS:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{len(replicas_of(stack))} of {REPLICAS} replicas after {timeout_s:.0f} s")
+        time.sleep(0.2)
+
+
 async def kill_replicas(stack: psutil.Process, every_s: float, until: float, tally: Tally) -> None:
     """Kill the replica that has lived longest, but for the spared one."""
     spared, *_ = replicas_of(stack)
@@ -304,6 +313,7 @@ def run(seconds: float, every_s: float, num_items: int) -> tuple[dict[str, float
         settings = ["events.store=redis", f"redis.url={server.url}", "watch_s=1.0"]
         try:
             with on_ray(root, port, REPLICAS, settings) as stack:
+                wait_for_replicas(stack)
                 address = f"http://127.0.0.1:{port}"
                 tally = asyncio.run(drive(address, stack, workspace, editions, server, seconds, every_s))
             stored = events_in_table(workspace, server)

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from intently.core.errors import ConfigError, MissingArtifactError
 from intently.core.workspace import Workspace
+from ray.serve import Application
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import Ingress, build
@@ -42,3 +44,8 @@ def test_build_wrong_value_names_field_and_value() -> None:
 def test_build_without_a_table_names_the_artifact(workspace: Workspace) -> None:
     with pytest.raises(MissingArtifactError, match="'history'"):
         build({"workspace": workspace.root})
+
+
+def test_build_is_called_as_serve_run_and_deploy_call_it(served: Workspace) -> None:
+    args = yaml.safe_load((SERVE / "local.yaml").read_text())["applications"][0]["args"] | {"workspace": served.root}
+    assert isinstance(call_user_app_builder_with_args_if_necessary(build, args), Application)
