@@ -39,8 +39,6 @@ from intently.llm.engines.scripted import ScriptedConfig
 from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
 from intently.llm.request_cache import CachedEngine, RequestCache
 
-NUM_PARTS = 2
-
 
 class Recorder:
     """Hands everything to the engine, and keeps the requests and the replies."""
@@ -56,8 +54,14 @@ class Recorder:
 
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """The engine's own replies."""
-        replies = self._engine.generate(requests, on_reply)
+
+        def told(reply: Reply) -> Sequence[Request]:
+            more = (on_reply(reply) or ()) if on_reply else ()
+            self.requests += more
+            return more
+
         self.requests += requests
+        replies = self._engine.generate(requests, told)
         self.replies += replies
         return replies
 
@@ -68,15 +72,15 @@ class Recorder:
 class Bench:
     """A simulated world in a workspace, and one engine for all sides."""
 
-    def __init__(self, folder: str, num_users: int) -> None:
+    def __init__(self, folder: str, num_users: int, num_parts: int) -> None:
         self.workspace = Workspace.open(folder)
         simulation = simulate(SimulatorConfig(seed=3, num_users=num_users, pictures=False))
         history = build_histories(pa.concat_tables(list(simulation.events())), 0).history
         self._write("item", ITEM, {"part-00000": simulation.items})
         chunks = build_chunks(history, simulation.items, ChunkConfig(max_tokens=600))
         users = sorted(set(chunks["user_id"].to_pylist()))
-        self.parts = [f"bucket-{part:05d}" for part in range(NUM_PARTS)]
-        of_part = {part: pc.is_in(chunks["user_id"], pa.array(users[n::NUM_PARTS])) for n, part in enumerate(self.parts)}
+        self.parts = [f"bucket-{part:05d}" for part in range(num_parts)]
+        of_part = {part: pc.is_in(chunks["user_id"], pa.array(users[n::num_parts])) for n, part in enumerate(self.parts)}
         self._write("chunk", CHUNK, {part: chunks.filter(mask) for part, mask in of_part.items()})
         self.config = VLLMConfig()
         self.engine = VLLMEngine(self.config)
@@ -223,8 +227,8 @@ def main() -> None:
     if any(os.environ.get(key) != value for key, value in environment.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment)  # threads are bound before Python runs
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(folder, 30 if options.quick else 150)
-        figures, rows = throughput(bench, rounds=1 if options.quick else 3, num_naive=8 if options.quick else 40)
+        bench = Bench(folder, 60, 1) if options.quick else Bench(folder, 300, 2)
+        figures, rows = throughput(bench, rounds=1 if options.quick else 2, num_naive=8 if options.quick else 40)
         more, others = samples(bench, 2 if options.quick else 6)
     figures |= more
     print("\n".join(f"{name:<36}{value:.4g}" for name, value in figures.items()), flush=True)

@@ -8,11 +8,14 @@ A killed run starts again at the first bucket that is not written; the manifest 
 
 from __future__ import annotations
 
+from functools import reduce
+
 from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import USER_INTEREST
 from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
+from intently.interests.ensemble import EnsembleConfig
 from intently.interests.usage import usage_metrics
 from intently.interests.users import MiningConfig, chosen_users, user_order
 from intently.interests.workers import UserMiner
@@ -29,6 +32,8 @@ class MineUserInterestsConfig(Config):
 
     mining: MiningConfig = Field(MiningConfig(), description="how users are read")
     engine: EngineConfig = Field(VLLMConfig(), description="the language model that reads")
+    others: tuple[EngineConfig, ...] = Field((), description="further models that read the same chunks side by side; agreement is kept")
+    ensemble: EnsembleConfig = Field(EnsembleConfig(), description="when models agree, where there are others")
     encoder: EncoderConfig = Field(EncoderConfig(), description="compares interests with each other and with items")
     resources: Resources = operational(Resources(), description="what one engine needs, and how many run")
 
@@ -49,9 +54,12 @@ def run(config: MineUserInterestsConfig, workspace: Workspace) -> Artifact:
         "last_place": last_place,
         "engine": config.engine,
         "encoder": config.encoder,
+        "others": config.others,
+        "ensemble": config.ensemble,
     }
     parts = chunks.parts()
-    map_parts(UserMiner, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
+    environment = reduce(lambda known, other: known | engine_environment(other), config.others, engine_environment(config.engine))
+    map_parts(UserMiner, arguments, stage.pending(parts), config.resources, JOB.name, environment)
     num_read = len(users) if last_place is None else sum(user_order(user) <= last_place for user in users)
     metrics = usage_metrics(total_counts(stage, parts)) | {"users_read": num_read, "users": len(users)}
     return stage.finish(metrics, {"users": f"{num_read} of the {len(users)} users that have chunks were read"})

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
-from intently.interests.ensemble import Drafts, EnsembleConfig, group_by_meaning, item_interests, merge
-from intently.llm.encoder import TextEncoder
+import pyarrow as pa
+from fastapi import Response
+from intently.core.config import Config
+from intently.core.schema import CHUNK, ITEM, USER_INTEREST
+from intently.core.workspace import Workspace, open_stage
+from intently.data.counts import total_counts
+from intently.interests.ensemble import Drafts, EnsembleConfig, group_by_meaning, item_interests, merge, merge_users
+from intently.interests.users import MiningConfig
+from intently.interests.workers import UserMiner
+from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.llm.engines.endpoint import EndpointConfig
+
+from tests.chat_server import PROMPT_TOKENS, chat_server, completion
 
 PLANE = {
     "trail running": (1.0, 0.0),
@@ -111,3 +125,53 @@ def test_ensemble_groups_of_many_subjects_equal_those_of_each_alone(encoder: Tex
             leaders += [row] if leader == row else []
             assert together[row] == leader
     assert len(chosen) == 300
+
+
+def user_interests(model: str, *rows: tuple[str, list[str]]) -> pa.Table:
+    fixed = {"user_id": "u", "bucket": 3, "chunk": 1, "stage": "active", "shift": "new", "model": model}
+    return USER_INTEREST.from_rows(
+        [{**fixed, "rank": n, "interest": p, "evidence": e, "reason": f"says {model}"} for n, (p, e) in enumerate(rows)]
+    )
+
+
+def test_ensemble_of_users_keeps_what_two_models_read_in_the_same_chunk() -> None:
+    one = user_interests("a", ("Trail running", ["i1"]), ("city walks", ["i2"]))
+    two = user_interests("b", ("luxury travel", []), ("running on trails", ["i3", "i1"]))
+    merged, rejects = merge_users([one, two], Plane(), EnsembleConfig(), "user_interest")
+    (row,) = merged.to_pylist()
+    assert (row["interest"], row["reason"], row["rank"], row["model"]) == ("Trail running", "says a", 0, "a + b")
+    assert (row["bucket"], row["chunk"], row["evidence"]) == (3, 1, ["i1", "i3"])
+    assert sorted((reject["detail"], reject["reason"]) for reject in rejects) == [
+        ("city walks", "found by fewer than 2 models"),
+        ("luxury travel", "found by fewer than 2 models"),
+    ]
+    assert merge_users([one.slice(0, 0), two.slice(0, 0)], Plane(), EnsembleConfig(), "s")[0].num_rows == 0
+
+
+def test_miner_with_two_models_reads_a_part_with_both_and_writes_what_they_share(workspace: Workspace, items: pa.Table) -> None:
+    async def respond(body: dict[str, Any]) -> Response:
+        said = ("mountain hiking", "jazz piano") if body["model"] == "one" else ("hiking in the mountains", "city nightlife")
+        return completion(json.dumps({"interests": [{"interest": p, "stage": "active", "reason": "often looked at"} for p in said]}))
+
+    when = datetime(2024, 5, 1, tzinfo=UTC)
+    chunk = {"user_id": "ann", "bucket": 0, "event_ids": ["1"], "item_ids": ["boots"], "start": when, "end": when, "num_tokens": 2}
+    tables = {"item": (ITEM, items), "chunk": (CHUNK, CHUNK.from_rows([{**chunk, "chunk": n, "text": f"walks {n}"} for n in range(2)]))}
+    for name, (table, rows) in tables.items():
+        inputs = open_stage(workspace, name, table, {}, Config())
+        inputs.write("bucket-00000", rows)
+        inputs.finish()
+    stage = open_stage(workspace, "user_interest", USER_INTEREST, {}, Config())
+    with chat_server(respond) as url:
+        one, two = (EndpointConfig(base_url=url, model=model) for model in ("one", "two"))
+        artifacts = workspace.artifact("chunk"), workspace.artifact("item")
+        ensemble = EnsembleConfig(same_similarity=0.75)
+        UserMiner(stage, *artifacts, MiningConfig(), None, one, EncoderConfig(), (two,), ensemble)("bucket-00000")
+    counts = total_counts(stage, ["bucket-00000"])
+    mined = stage.finish()
+    assert [(row["chunk"], row["interest"], row["shift"], row["evidence"]) for row in mined.read().to_pylist()] == [
+        (0, "mountain hiking", "new", ["boots"]),
+        (1, "mountain hiking", "continued", ["boots"]),
+    ]
+    assert set(mined.read()["model"].to_pylist()) == {"endpoint:one + endpoint:two"}
+    assert mined.manifest.reject_reasons == {"found by fewer than 2 models": 4}
+    assert (counts["questions"], counts["endpoint:two/questions"], counts["endpoint:one/prompt_tokens"]) == (4, 2, 2 * PROMPT_TOKENS)

@@ -8,6 +8,7 @@ Shapes: N drafts, D the encoder's dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,9 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.core.protocols import TextEncoder
-from intently.core.schema import ITEM_INTEREST
+from intently.core.schema import ITEM_INTEREST, USER_INTEREST
 from intently.interests.asking import refuse
-from intently.interests.phrases import words
+from intently.interests.phrases import normalise, words
 
 OPPOSITES = (
     *("indoor outdoor", "minimalist maximalist", "budget luxury", "cheap luxury", "cheap premium", "budget premium"),
@@ -167,6 +168,42 @@ def item_interests(drafts: Drafts, merged: Merged) -> pa.Table:
             )
         ]
     )
+
+
+def merge_users(
+    mined: Sequence[pa.Table], encoder: TextEncoder, config: EnsembleConfig, stage: str
+) -> tuple[pa.Table, list[dict[str, str]]]:
+    """What several models said of the same chunks → what they agree on: USER_INTEREST rows, and REJECT rows of the rest.
+
+    A model's first interest counts as sure (1), its last as half as sure, because models name what they see best first. The words, stage,
+    reason and shift are the leader's; evidence is what any of them brought; `model` names all that found it.
+
+    Args:
+        mined: USER_INTEREST rows of each model.
+        encoder: says which phrases mean the same.
+        config: what is kept.
+        stage: Reject.stage.
+    """
+    rows = [row for table in mined for row in table.to_pylist()]
+    longest: dict[tuple[str, str], int] = {}
+    keys = [(f"{row['user_id']}/{row['chunk']}", row["model"]) for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        longest[key] = max(longest.get(key, 0), row["rank"])
+    confidence = np.array([1 - row["rank"] / max(1, longest[key]) / 2 for key, row in zip(keys, rows, strict=True)])
+    phrases = [normalise(row["interest"]) for row in rows]
+    drafts = Drafts([subject for subject, _ in keys], [model for _, model in keys], phrases, confidence)
+    merged = merge(drafts, encoder, config, len(mined), stage)
+    members: list[list[int]] = [[] for _ in merged.leader]
+    for draft, row in enumerate(merged.members.tolist()):
+        if row >= 0:
+            members[row].append(draft)
+    place = _place_within(np.array([drafts.subject[leader] for leader in merged.leader])) if len(members) else []
+    kept = []
+    for leader, rank, found in zip(merged.leader.tolist(), list(place), members, strict=True):
+        evidence = list(dict.fromkeys(item for draft in found for item in rows[draft]["evidence"]))
+        model = " + ".join(sorted({drafts.model[draft] for draft in found}))
+        kept.append(rows[leader] | {"rank": int(rank), "evidence": evidence, "model": model})
+    return USER_INTEREST.from_rows(kept).sort_by([(name, "ascending") for name in USER_INTEREST.key]), merged.rejects
 
 
 def _agreement(index: np.ndarray, drafts: Drafts) -> tuple[np.ndarray, np.ndarray]:

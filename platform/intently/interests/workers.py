@@ -6,21 +6,24 @@ vector depend on the batch that it was encoded in, and a part must come out the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pyarrow as pa
 
-from intently.core.schema import ITEM
+from intently.core.schema import ITEM, REJECT
 from intently.core.workspace import Artifact, Stage
 from intently.data.counts import save_counts
+from intently.interests.ensemble import EnsembleConfig, merge_users
 from intently.interests.explanations import ExplanationConfig, ReasonJudge, explain, pairs_of_part, plan_pairs
 from intently.interests.phrases import BrandFinder
 from intently.interests.reason_rules import ReasonRules
 from intently.interests.tags import TagConfig, predict_tags
 from intently.interests.usage import Usage
-from intently.interests.users import MiningConfig, keep_chosen, mine_users
+from intently.interests.users import Mined, MiningConfig, keep_chosen, mine_users
 from intently.interests.vectors import RememberingEncoder
+from intently.llm.contract import Engine
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.llm.engines.build import EngineConfig, cached_engine
 
@@ -39,6 +42,8 @@ class UserMiner:
         last_place: `users.chosen_users` over the whole artifact.
         engine: which language model.
         encoder: which text encoder.
+        others: further models that read the same chunks at the same time; what all of them say is merged.
+        ensemble: what is kept of it.
     """
 
     def __init__(
@@ -50,17 +55,32 @@ class UserMiner:
         last_place: str | None,
         engine: EngineConfig,
         encoder: EncoderConfig,
+        others: Sequence[EngineConfig] = (),
+        ensemble: EnsembleConfig | None = None,
     ) -> None:
         self._stage, self._chunks, self._config, self._last_place = stage, chunks, config, last_place
         self._items = items.read(columns=TEXT_COLUMNS)
         self._engine, self._encoder = cached_engine(engine, stage), TextEncoder(encoder)
+        self._others, self._ensemble = [cached_engine(other, stage) for other in others], ensemble or EnsembleConfig()
 
     def __call__(self, part: str) -> dict[str, int | float]:
         """Mine the users of one bucket."""
-        self._engine.begin(part)
         chunks = keep_chosen(self._chunks.read(part), self._last_place)
-        mined = mine_users(chunks, self._items, self._engine, RememberingEncoder(self._encoder), self._config)
-        return _write(self._stage, part, mined.interests, mined.rejects, mined.usage)
+        engines = [self._engine, *self._others]
+        for engine in engines:
+            engine.begin(part)
+        with ThreadPoolExecutor(max_workers=len(engines)) as pool:
+            mined = list(pool.map(lambda engine: self._mine(chunks, engine), engines))
+        if len(mined) == 1:
+            return _write(self._stage, part, mined[0].interests, mined[0].rejects, mined[0].usage)
+        encoder = RememberingEncoder(self._encoder)
+        interests, refused = merge_users([one.interests for one in mined], encoder, self._ensemble, self._stage.name)
+        rejects = pa.concat_tables([*(one.rejects for one in mined), REJECT.from_rows(refused)])
+        by_model = {f"{e.name}/{name}": value for e, one in zip(engines, mined, strict=True) for name, value in asdict(one.usage).items()}
+        return _write(self._stage, part, interests, rejects, sum((one.usage for one in mined), Usage()), by_model)
+
+    def _mine(self, chunks: pa.Table, engine: Engine) -> Mined:
+        return mine_users(chunks, self._items, engine, RememberingEncoder(self._encoder), self._config)
 
 
 class TagPredictor:
@@ -151,7 +171,7 @@ class Explainer:
 
 
 def _write(
-    stage: Stage, part: str, rows: pa.Table, rejects: pa.Table, usage: Usage, others: Mapping[str, int] | None = None
+    stage: Stage, part: str, rows: pa.Table, rejects: pa.Table, usage: Usage, others: Mapping[str, int | float] | None = None
 ) -> dict[str, int | float]:
     """Write a part with its counts; the figures of its progress line."""
     save_counts(stage, part, {**asdict(usage), **(others or {})})
