@@ -218,12 +218,9 @@ class ReasonRules:
         return len(part) > 1 and (part in self._known or self._is_word(part) or f"##{part}" in ENDINGS)
 
     def _foreign_attribute(self, one: Reasoned) -> bool:
-        said = f" {' '.join(one.said)} "
-        for name in {_split(attribute)[0] for attribute in one.item["attributes"]}:
-            named = (value for value in self._values.get(name, ()) if f" {value} " in said)
-            if any(f" {value} " not in one.facts and not set(value.split()) <= one.own for value in named):
-                return True
-        return False
+        names = {_split(attribute)[0] for attribute in one.item["attributes"]} & self._values.keys()
+        named = {value for name in names for value in self._values[name].find(one.text)}
+        return any(f" {value} " not in one.facts and not set(value.split()) <= one.own for value in named)
 
     def _foreign_interest(self, one: Reasoned) -> bool:
         asked = f" {normalise(one.interest)} "
@@ -259,13 +256,13 @@ def _compounds(text: str) -> list[tuple[str, str]]:
     return [(first.casefold(), last.casefold()) for first, last in _COMPOUND.findall(text)]
 
 
-def _attribute_values(attributes: list[list[str]]) -> dict[str, frozenset[str]]:
-    """Attribute name → every value of it in the catalogue, normalised; numbers are checked as numbers."""
+def _attribute_values(attributes: list[list[str]]) -> dict[str, BrandFinder]:
+    """Attribute name → finder of every value that it has in the catalogue, normalised; numbers are checked as numbers."""
     values: dict[str, set[str]] = {}
     for name, value in {_split(attribute) for row in attributes for attribute in row}:
         if value and not value.replace(" ", "").isdigit():
             values.setdefault(name, set()).add(value)
-    return {name: frozenset(known) for name, known in values.items()}
+    return {name: BrandFinder(known) for name, known in values.items()}
 
 
 def _split(attribute: str) -> tuple[str, str]:
