@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from intently.core.workspace import Workspace
@@ -73,12 +74,14 @@ class Head:
         pytest.fail(f"still deploying: {found}")
 
     def stop(self) -> None:
-        """End it and all of its children."""
+        """End it and all of its children; in order it takes half a minute, and nobody waits for an answer here."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=60)
-        with suppress(ProcessLookupError):  # the usual case: nobody of the group is left
-            os.killpg(self.process.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(60)
         self.http.close()
 
 

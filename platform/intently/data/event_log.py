@@ -22,14 +22,12 @@ from pydantic import Field
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError, SourceError
 from intently.core.schema import ITEM, USER
-from intently.data.raw import UNREADABLE, Source, raw_block
+from intently.data.raw import UNREADABLE, Source, as_timestamp, raw_block
 
 PREFIX, SUFFIX = "events-", ".jsonl"
 TEXTS = ("event_id", "user_id", "item_id", "behaviour", "timestamp", "query")
 NUMBERS = ("value", "dwell_s")
 SCHEMA = pl.Schema(dict.fromkeys(TEXTS, pl.String) | dict.fromkeys(NUMBERS, pl.Float64))
-# As the service writes them: with a fraction of a second, or without one.
-TIMES = ("%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%M:%SZ")
 
 
 class Days(Config):
@@ -124,11 +122,10 @@ def _blocks(lines: Iterator[tuple[list[str], list[bytes]]]) -> Iterator[pa.Table
     for places, block in lines:
         whole, broken = _parse(block)
         at = pl.Series("place", places, pl.String)
-        moments = [pl.col("timestamp").str.to_datetime(form, time_unit="us", strict=False) for form in TIMES]
         columns = whole.with_columns(
             place=at.gather(whole["row"]),
             position=whole["row"].cast(pl.Int64) + position,
-            timestamp=pl.coalesce(moments).dt.replace_time_zone("UTC"),
+            timestamp=as_timestamp(pl.col("timestamp"), "iso"),
         )
         yield raw_block(columns.drop("row"))
         if broken:
