@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -125,11 +126,16 @@ def mine_users(chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextE
     """
     texts = dict(zip(items["item_id"].to_pylist(), item_texts(items).to_pylist(), strict=True))
     levels = [level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist() for level in _levels(chunks, config)]
-    found, rejects, usage = _ask(levels, engine, config)
+    named = sorted({texts[item] for entries in levels for entry in entries for item in entry["item_ids"] if item in texts})
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        encoded = beside.submit(encoder.encode, named)  # while the engine answers: what the chunks hold is known before
+        found, rejects, usage = _ask(levels, engine, config)
+        vectors = dict(zip(named, encoded.result(), strict=True))
+    phrases = sorted({normalise(draft.interest) for drafts in found.values() for draft in drafts})
+    vectors |= dict(zip(phrases, encoder.encode(phrases), strict=True))
     memories: dict[str, _Memory] = {}
     rows: list[dict[str, Any]] = []
     for entries in levels:
-        vectors = _encode_level(entries, [found[_key(entry)] for entry in entries], texts, encoder)
         for entry in entries:
             if drafts := found[_key(entry)]:
                 memory = memories.setdefault(entry["user_id"], _Memory())
@@ -199,16 +205,6 @@ def _drafts(key: str, outcome: Outcome) -> tuple[list[InterestDraft], list[dict[
         else:
             distinct[phrase] = draft
     return list(distinct.values()), rejects
-
-
-def _encode_level(
-    entries: Sequence[dict[str, Any]], drafts: Sequence[list[InterestDraft]], texts: dict[str, str], encoder: TextEncoder
-) -> dict[str, np.ndarray]:
-    """Every text of a level → its vector [D], encoded in one batch."""
-    needed = {normalise(draft.interest) for found in drafts for draft in found}
-    needed |= {texts[item] for entry in entries for item in entry["item_ids"] if item in texts}
-    ordered = sorted(needed)
-    return dict(zip(ordered, encoder.encode(ordered), strict=True))
 
 
 def _rows(
