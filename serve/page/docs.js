@@ -25,7 +25,7 @@ function table(heads, rows) {
 }
 
 function row(name, kind, required, text) {
-  return make("tr", {}, make("th", { scope: "row" }, make("code", { textContent: name })), make("td", {}, ...kind), make("td", { textContent: required ? "needed" : "" }), make("td", { textContent: text ?? "" }));
+  return make("tr", {}, make("th", { scope: "row" }, make("code", { textContent: name })), make("td", {}, ...kind), make("td", { textContent: required ? "yes" : "" }), make("td", { textContent: text ?? "" }));
 }
 
 function operation(method, path, told) {
@@ -33,7 +33,7 @@ function operation(method, path, told) {
   const parts = [make("h3", { id }, make("code", { textContent: `${method.toUpperCase()} ${path}` })), make("p", { textContent: told.description ?? told.summary ?? "" })];
   if (told.security?.length) parts.push(make("p", { class: "soft", textContent: "Needs a key: Authorization: Bearer …" }));
   if (told.parameters?.length) {
-    parts.push(table(["parameter", "kind", "", "meaning"], told.parameters.map((one) => row(one.name, kindOf(one.schema), one.required, one.description ?? one.schema?.description))));
+    parts.push(table(["parameter", "kind", "required", "meaning"], told.parameters.map((one) => row(one.name, kindOf(one.schema), one.required, one.description ?? one.schema?.description))));
   }
   const body = told.requestBody?.content?.["application/json"]?.schema;
   if (body) parts.push(make("p", {}, "Body: ", ...kindOf(body)));
@@ -41,13 +41,13 @@ function operation(method, path, told) {
     const [[type, content] = ["", {}]] = Object.entries(answer.content ?? {});
     return make("tr", {}, make("th", { scope: "row", textContent: status }), make("td", {}, ...(content.schema ? kindOf(content.schema) : [type])), make("td", { textContent: answer.description ?? "" }));
   });
-  parts.push(table(["status", "answer", ""], answers));
+  parts.push(table(["status", "answer", "in words"], answers));
   return make("article", { class: "operation", "aria-labelledby": id }, ...parts);
 }
 
 function message(name, schema) {
   const fields = Object.entries(schema.properties ?? {}).map(([field, told]) => row(field, kindOf(told), schema.required?.includes(field), told.description));
-  return make("article", { class: "operation", "aria-labelledby": name }, make("h3", { id: name }, make("code", { textContent: name })), make("p", { textContent: schema.description ?? "" }), fields.length ? table(["field", "kind", "", "meaning"], fields) : make("p", {}, ...kindOf(schema)));
+  return make("article", { class: "operation", "aria-labelledby": name }, make("h3", { id: name }, make("code", { textContent: name })), make("p", { textContent: schema.description ?? "" }), fields.length ? table(["field", "kind", "required", "meaning"], fields) : make("p", {}, ...kindOf(schema)));
 }
 
 async function show() {
