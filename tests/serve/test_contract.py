@@ -30,7 +30,7 @@ from serve.service import Service
 from tests.serve.calling import calling, config
 
 KEY, ENTRY = make_key("everything", ("read", "events", "admin"), 1e6, 1_000_000)
-QUIET = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+QUIET = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from benchmarks.serving_faults import run
 
 
 def test_load_with_kills_swaps_and_restarts_loses_and_mixes_nothing() -> None:
-    figures, tally = run(seconds=24.0, every_s=8.0, num_items=600)
+    figures, tally = run(seconds=20.0, every_s=7.0, num_items=600)
     assert tally.wrong == []
     assert (figures["lost_events"], figures["repeated_events"]) == (0, 0)
     assert figures["acknowledged_events"] > 20
