@@ -48,9 +48,9 @@ $(STAMP): locks/$(ACCEL).txt pyproject.toml
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .; \
 	touch $@; echo "setup: installed in $$((SECONDS - start)) s"
 
-# What tests need of the operating system: a browser, and a load generator.
+# What tests need of the operating system: a browser, a load generator, and Redis.
 system:
-	@for program in chromium wrk; do \
+	@for program in chromium wrk redis-server; do \
 	  command -v $$program > /dev/null && continue; \
 	  if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$program > /dev/null; \
