@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class RedisServer:
         """End it at once, as a machine that loses power would."""
         self._process.kill()
         self._process.wait(30)
+
+    def hang(self) -> None:
+        """Let it answer nothing, with its connections open, until `kill`."""
+        self._process.send_signal(signal.SIGSTOP)
 
     @property
     def url(self) -> str:

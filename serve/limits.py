@@ -8,6 +8,7 @@ own share, rate / replicas, which is the limit as far as the proxy spreads a cal
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from serve.auth import ApiKey
 
 LOTS_PER_S = 20
 LOT_LIFE_S = 1.0
+PATIENCE_S = 0.2
+"""How long a request waits for Redis to say whether it may pass."""
+AWAY_S = 1.0
+"""How long a server that did not is left alone."""
 TAKE = """
 local now = redis.call('TIME')
 local at = tonumber(now[1]) + tonumber(now[2]) / 1e6
@@ -59,21 +64,25 @@ class Limiter:
         self._take = redis.register_script(TAKE) if redis is not None else None
         self._buckets: dict[str, _Bucket] = {}
         self._lots: dict[str, _Lot] = {}
+        self._away_until = 0.0
 
     async def wait_s(self, key: ApiKey) -> float:
         """0 if the request may pass now, else how many seconds to wait before the next try."""
-        if self._take is None:
-            return self._local(key)
         now = time.monotonic()
+        if self._take is None or now < self._away_until:
+            return self._local(key)
         lot = self._lots.get(key.sha256)
         if lot is not None and lot.tokens > 0 and now < lot.until:
             lot.tokens -= 1
             return 0.0
         wanted = max(1, min(key.burst, int(key.requests_per_s / LOTS_PER_S)))
         try:
-            granted, wait = await self._take(keys=[f"{self._prefix}:limit:{key.sha256[:16]}"], args=[key.requests_per_s, key.burst, wanted])
-        except RedisError:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await self._take(keys=[f"{self._prefix}:limit:{key.sha256[:16]}"], args=[key.requests_per_s, key.burst, wanted])
+        except (RedisError, TimeoutError):
+            self._away_until = time.monotonic() + AWAY_S
             return self._local(key)
+        granted, wait = answer
         if granted:
             self._lots[key.sha256] = _Lot(int(granted) - 1, now + LOT_LIFE_S)
             return 0.0

@@ -170,6 +170,21 @@ def test_limits_of_two_replicas_are_one_bucket_in_redis_and_shares_without_it(tm
     asyncio.run(run())
 
 
+def test_limits_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None:
+    key = ApiKey(name="shop", sha256="0" * 64, scopes=("read",), requests_per_s=0.001, burst=40)
+
+    async def run() -> None:
+        server = RedisServer(tmp_path, free_port())
+        limiter = Limiter(2, connect(RedisConfig(url=server.url)), "t")
+        server.hang()
+        start = time.monotonic()
+        assert [await limiter.wait_s(key) == 0.0 for _ in range(30)].count(True) == 20
+        assert time.monotonic() - start < 2
+        server.kill()
+
+    asyncio.run(run())
+
+
 def test_full_replica_refuses_with_503_and_answers_those_it_took(served: Workspace, tmp_path: Path) -> None:
     async def run() -> None:
         service = Service.open(config(served, tmp_path / "log", max_in_flight=2), "r")
