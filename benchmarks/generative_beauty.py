@@ -1,7 +1,7 @@
 """Generative retrieval against popularity, ItemKNN and SASRec on Amazon Beauty, and all of it fused.
 
     PYTHONPATH=platform python benchmarks/generative_beauty.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
-        [--models tiger,ours] [--seeds 0,1,2] [--epochs 30] [--users 5000]
+        [--models tiger,ours] [--seeds 0,1,2] [--epochs 30] [--users 5000] [--tokenizers]
 
 Leave-last-out (the last item of each person is the test, the one before it validation, training sees neither); all 12,101 items are
 ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 20 and 50.
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from intently.core.config import Config, Resources
 from intently.core.schema import EMBEDDING, HISTORY, ITEM, SEMANTIC_ID, USER, Table
@@ -40,10 +41,12 @@ from intently.generative.evaluate import ranks_of_found, read_targets
 from intently.generative.fusion import fuse
 from intently.generative.generator import TrainedGenerator, put_generator
 from intently.generative.inputs import InputConfig, item_inputs
+from intently.generative.quality import collisions
 from intently.generative.quantiser import QuantiserConfig, fit_quantiser
 from intently.generative.semantic_ids import assign_semantic_ids
 from intently.generative.sequences import SequenceConfig, Sequences, append_sequences, read_sequences
 from intently.generative.training import GeneratorConfig, read_generator_data, train_generator
+from intently.generative.trie import code_matrix
 from intently.llm.embedding import ItemTextConfig, embedding_rows, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.metrics.ranking import hit_rate, ndcg, ranks_of_targets
@@ -219,15 +222,40 @@ def semantic_ids(case: Case, model: str) -> str:
     stage = open_stage(workspace, "semantic_id", SEMANTIC_ID, {"model": model}, config)
     if stage.finished:
         return stage.version
-    vectors = item_inputs(case.item_ids, workspace.artifact("item_embedding").read(), None, None, InputConfig(), None)
-    if model == "ours":
-        said = item_inputs(case.item_ids, workspace.artifact("keyword_embedding").read(), None, None, InputConfig(), None)
-        vectors = np.concatenate([vectors, said, collaborative_vectors(case)], axis=1)
+    vectors = item_vectors(case, "text" if model == "tiger" else "joined")
     quantiser = fit_quantiser(vectors, config)
     made = assign_semantic_ids(case.item_ids, vectors, quantiser)
     stage.write("part-00000", made.table)
     print(f"{model}: {', '.join(f'{name} {value:.3f}' for name, value in made.report.items())}", flush=True)
     return stage.finish(metrics=made.report).version
+
+
+def item_vectors(case: Case, source: str) -> np.ndarray:
+    """[I, D] what is quantised: an item's own text, the keywords that a language model wrote, or both and collaborative vectors."""
+    encoded = {
+        name: item_inputs(case.item_ids, case.workspace.artifact(f"{kind}_embedding").read(), None, None, InputConfig(), None)
+        for name, kind in (("text", "item"), ("keywords", "keyword"))
+    }
+    return encoded[source] if source in encoded else np.concatenate([*encoded.values(), collaborative_vectors(case)], axis=1)
+
+
+def compare_tokenizers(case: Case, peers: Path) -> list[dict[str, Any]]:
+    """Codebook use, collisions and meaning of every tokenizer on every input, and the collisions of tables that peers published."""
+    rows = []
+    for source in ("text", "keywords", "joined"):
+        vectors = item_vectors(case, source)
+        for name, config in (("rq_vae", case.scale.tiger.model_copy(update={"last_level": "balanced"})), ("rq_kmeans", case.scale.ours)):
+            begin, quantiser = time.monotonic(), fit_quantiser(vectors, config)
+            report = dict(assign_semantic_ids(case.item_ids, vectors, quantiser).report)
+            rows.append({"tokenizer": name, "input": source, **report, "seconds": time.monotonic() - begin})
+            show(rows[-1:])
+    if peers.is_file():
+        table = pq.read_table(peers)
+        for name in sorted(set(table["tokenizer"].to_pylist())):
+            codes = code_matrix(table.filter(pc.equal(table["tokenizer"], name))["codes"])
+            rows.append({"tokenizer": name, "input": "as published", "collisions_after": collisions(codes)})
+            show(rows[-1:])
+    return rows
 
 
 def collaborative_vectors(case: Case, width: int = 64) -> np.ndarray:
@@ -433,6 +461,7 @@ def main() -> None:
     parser.add_argument("--models", default="popularity,item_knn,sasrec,tiger,ours", help="in this order")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, help="of the generators")
+    parser.add_argument("--tokenizers", action="store_true", help="compare tokenizers and train nothing")
     parser.add_argument("--users", type=int, help="test on so many people instead of all: a partial run, its results are kept apart")
     options = parser.parse_args()
     scale, seeds = (QUICK, [0]) if options.quick else (FULL, [int(seed) for seed in options.seeds.split(",")])
@@ -442,6 +471,11 @@ def main() -> None:
         folder = Path(scratch) if options.quick else options.workspace
         case = Case.read(prepare(None if options.quick else options.data, folder), scale)
         print(f"{len(case.item_ids):,} items, {len(case.users['test']):,} test users", flush=True)
+        if options.tokenizers:
+            rows = compare_tokenizers(case, options.data / "peer_semantic_ids.parquet")
+            if options.json:
+                options.json.write_text(json.dumps({"benchmark": "generative_beauty", "quick": options.quick, "figures": {}, "rows": rows}))
+            return
         kept = folder / (f"results-{options.users}" if options.users else "results")
         rows = measure(case, options.models.split(","), seeds, options.epochs or scale.epochs, kept)
     found = figures(rows)
