@@ -14,7 +14,9 @@ import pytest
 from fastapi import Response
 from intently.core.config import Config
 from intently.core.schema import ITEM
-from intently.core.workspace import Workspace, open_stage
+from intently.core.workspace import Artifact, Workspace, open_stage
+from intently.data.counts import total_counts
+from intently.interests.items import ItemMiner
 
 from tests.chat_server import COMPLETION_TOKENS, PROMPT_TOKENS, chat_server, completion
 
@@ -84,6 +86,16 @@ def endpoint(base_url: str, model: str, **others: Any) -> dict[str, Any]:
     return {"kind": "endpoint", "base_url": base_url, "model": model, "max_retries": 1, "max_backoff_s": 0.01, "timeout_s": 10.0, **others}
 
 
+def mine_here(workspace: Workspace, engine: dict[str, Any]) -> Artifact:
+    """The job's worker in this process, on the one part that there is."""
+    config = mine_item_interests.MineItemInterestsConfig.parse({"engines": [engine]})
+    stage, readings = (mine_item_interests.JOB.stage(workspace, name, config) for name in ("item_interest", "item_reading"))
+    items = workspace.artifact("item")
+    miner = ItemMiner(stage, readings, items, config.mining, config.items_per_part, config.engines, config.vision, config.encoder)
+    miner("part-00000")
+    return stage.finish(total_counts(stage, ["part-00000"]))
+
+
 def test_item_interests_of_two_models_and_one_that_sees_agree_on_what_both_found(models: tuple[Models, str], workspace: Workspace) -> None:
     behaviour, url = models
     catalogue(workspace, "poles", "tent")
@@ -126,8 +138,7 @@ def test_item_interests_of_two_models_and_one_that_sees_agree_on_what_both_found
 def test_item_interests_server_that_fails_in_every_way_ends_with_the_rest_done(models: tuple[Models, str], workspace: Workspace) -> None:
     _, url = models
     catalogue(workspace, "tent", "poles", "mug", "lamp", "map", "rope")
-    settings = {"engines": [endpoint(url, "failing", timeout_s=0.3)]}
-    mined = mine_item_interests.run(mine_item_interests.MineItemInterestsConfig.parse(settings), workspace)
+    mined = mine_here(workspace, endpoint(url, "failing", timeout_s=0.3))
     assert mined.read()["item_id"].to_pylist() == ["rope"]
     assert mined.manifest.reject_reasons == {
         "the endpoint answered 429": 1,
@@ -137,15 +148,14 @@ def test_item_interests_server_that_fails_in_every_way_ends_with_the_rest_done(m
     }
 
 
-def test_item_interests_spent_budget_stops_the_job_and_a_new_one_goes_on(models: tuple[Models, str], workspace: Workspace) -> None:
+def test_item_interests_spent_budget_stops_the_worker_and_a_new_one_goes_on(models: tuple[Models, str], workspace: Workspace) -> None:
     behaviour, url = models
     catalogue(workspace, "tent", "poles", "mug")
     # An answer may have 400 tokens and has 2: after the first, 2 are spent, and 400 more would be one too many.
     stingy = endpoint(url, "first", concurrency=1, completion_price=1e6, max_cost=401)
     with pytest.raises(RuntimeError, match="the budget is spent"):
-        mine_item_interests.run(mine_item_interests.MineItemInterestsConfig.parse({"engines": [stingy]}), workspace)
+        mine_here(workspace, stingy)
     assert behaviour.attempts.total() == 1
-    generous = mine_item_interests.MineItemInterestsConfig.parse({"engines": [stingy | {"max_cost": None}]})
-    mined = mine_item_interests.run(generous, workspace)
+    mined = mine_here(workspace, stingy | {"max_cost": None})
     assert behaviour.attempts.total() == 3
     assert mined.manifest.metrics["prompt_tokens"] == 3 * PROMPT_TOKENS

@@ -22,11 +22,12 @@ import yaml
 from fastapi import Response
 from intently.core.config import Config, Resources
 from intently.core.schema import CHUNK, ITEM, Table
-from intently.core.workspace import Artifact, Workspace, open_stage
+from intently.core.workspace import Artifact, Stage, Workspace, open_stage
 from intently.data.counts import total_counts
 from intently.interests.usage import usage_metrics
+from intently.interests.workers import UserMiner
 from intently.llm.engines.build import engine_environment
-from intently.llm.request_cache import FOLDER
+from intently.llm.request_cache import BEGIN, FOLDER, STOP, TRY
 from intently.runtime.mapping import map_parts
 
 from tests.chat_server import COMPLETION_TOKENS, PROMPT_TOKENS, chat_server, completion
@@ -105,7 +106,27 @@ def paid(artifact: Artifact) -> dict[str, float]:
 def undisturbed(base_url: str, folder: Path) -> Artifact:
     workspace = Workspace.open(folder)
     write_inputs(workspace)
-    return mine_user_interests.run(mine_user_interests.MineUserInterestsConfig.parse(settings(base_url)), workspace)
+    stage, arguments = worker_of(workspace, settings(base_url))
+    miner = UserMiner(**arguments)
+    for part in PARTS:
+        miner(part)
+    return stage.finish(usage_metrics(total_counts(stage, PARTS)))
+
+
+def worker_of(workspace: Workspace, values: dict[str, Any]) -> tuple[Stage, dict[str, Any]]:
+    """The job's stage, and the arguments of its worker."""
+    config = mine_user_interests.MineUserInterestsConfig.parse(values)
+    stage = mine_user_interests.JOB.stage(workspace, "user_interest", config)
+    arguments = {
+        "stage": stage,
+        "chunks": workspace.artifact("chunk"),
+        "items": workspace.artifact("item"),
+        "config": config.mining,
+        "last_place": None,
+        "engine": config.engine,
+        "encoder": config.encoder,
+    }
+    return stage, arguments
 
 
 def test_mining_driver_killed_in_the_middle_of_a_part_pays_for_nothing_twice(
@@ -133,7 +154,7 @@ def test_mining_driver_killed_in_the_middle_of_a_part_pays_for_nothing_twice(
     assert (metrics["reused"], metrics["questions"]) == (0, ALL)
     whole = undisturbed(base_url, tmp_path / "whole")
     assert resumed.read().equals(whole.read())
-    assert paid(resumed) == paid(whole)
+    assert paid(resumed) == paid(whole) | {"users": 12, "users_read": 12}
     assert resumed.manifest.reject_reasons == {"answer is not JSON": CHUNKS}
 
 
@@ -142,7 +163,8 @@ def test_mining_vllm_killed_while_answering_is_replaced_and_pays_for_nothing_twi
         inputs, {"engine": {"kind": "vllm"}, "mining": {"sampling": {"max_tokens": 96}}}, tmp_path / "killed", after=8
     )
     lines = [line for path in Path(inputs.path(FOLDER)).rglob("*.jsonl") for line in path.read_text().splitlines()]
-    keys, payers, answers = zip(*(line.split("\t", 2) for line in lines), strict=True)
+    kept = [line.split("\t", 2) for line in lines]
+    keys, payers, answers = zip(*(words for words in kept if words[0] not in (BEGIN, STOP, TRY)), strict=True)
     assert len(set(keys)) == len(keys) >= ALL
     assert {payer.rpartition("/")[2] for payer in payers} == set(PARTS)
     metrics = mined.manifest.metrics
@@ -155,19 +177,8 @@ def test_mining_vllm_killed_while_answering_is_replaced_and_pays_for_nothing_twi
 
 
 def mine_with_a_death(workspace: Workspace, values: dict[str, Any], marker: Path, after: int) -> Artifact:
-    config = mine_user_interests.MineUserInterestsConfig.parse(values)
-    stage = mine_user_interests.JOB.stage(workspace, "user_interest", config)
-    arguments = {
-        "stage": stage,
-        "chunks": workspace.artifact("chunk"),
-        "items": workspace.artifact("item"),
-        "config": config.mining,
-        "last_place": None,
-        "engine": config.engine,
-        "encoder": config.encoder,
-        "marker": str(marker),
-        "after": after,
-    }
-    map_parts(MinerDiesOnce, arguments, PARTS, Resources(), "mine", engine_environment(config.engine))
+    stage, arguments = worker_of(workspace, values)
+    deadly = arguments | {"marker": str(marker), "after": after}
+    map_parts(MinerDiesOnce, deadly, PARTS, Resources(), "mine", engine_environment(arguments["engine"]))
     assert marker.exists(), "a worker was killed"
     return stage.finish(usage_metrics(total_counts(stage, PARTS)))

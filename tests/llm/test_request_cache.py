@@ -9,6 +9,7 @@ import pytest
 from intently.core.errors import EngineError
 from intently.core.workspace import Workspace
 from intently.llm.contract import Message, OnReply, Reply, Request, Sampling
+from intently.llm.engines.pace import BudgetSpentError
 from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
 from intently.llm.request_cache import FOLDER, CachedEngine, RequestCache, model_identity, request_key
 
@@ -81,7 +82,7 @@ def test_cache_failed_request_is_not_kept(workspace: Workspace) -> None:
     engine = cached(Counting(), workspace)
     (reply,) = engine.generate([ask("1", "fail")])
     assert reply.error == "the script fails here"
-    assert not files(workspace)
+    assert not cached(Counting(), workspace).generate([ask("2", "fail")])[0].texts
 
 
 def test_cache_line_cut_by_a_kill_is_asked_again_and_the_others_are_not(workspace: Workspace) -> None:
@@ -139,6 +140,50 @@ def test_cache_follow_ups_of_kept_answers_are_answered_or_asked(workspace: Works
     assert [reply.request_id for reply in replies] == ["a", "z", "ax", "zx", "axx", "zxx", "axxx", "zxxx"]
     assert again.asked == ["axxx"], "its twin waits for it"
     assert [reply.reused for reply in replies] == [False, True] * 4
+
+
+class Mortal(Counting):
+    """Answers one after the other until it is asked what kills it."""
+
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        for request in requests:
+            self.asked.append(request.request_id)
+            if "poison" in request.messages[0]["content"]:
+                raise EngineError("the engine died")
+            ScriptedEngine.generate(self, [request], on_reply)
+        return []
+
+
+def test_cache_request_that_kills_the_engine_is_found_and_the_rest_is_done(workspace: Workspace) -> None:
+    requests = [ask("1", "a"), ask("2", "poison"), ask("3", "c")]
+    lives: list[list[str]] = []
+    replies: list[Reply] = []
+    while not replies:
+        engine = Mortal()
+        lives.append(engine.asked)
+        try:
+            replies = cached(engine, workspace).generate(requests)
+        except EngineError:
+            assert len(lives) < 9, "it goes on dying"
+    # Begun with nothing known, then twice with one answer and no more; at the third time, and once again, the poison is asked alone.
+    assert lives == [["1", "2"], ["2"], ["2"], ["2"], ["2"], ["3"]]
+    assert [(reply.texts, reply.error) for reply in replies] == [(("to a",), None), ((), "the engine died of it"), (("to c",), None)]
+    assert sum(reply.prompt_tokens for reply in replies) == 2
+    other = Mortal()
+    assert [reply.error for reply in cached(other, workspace, "q").generate(requests[:1])] == [None], "another part is asked as ever"
+
+
+def test_cache_part_left_for_want_of_budget_is_not_taken_for_deadly(workspace: Workspace) -> None:
+    class Poor(Counting):
+        def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+            raise BudgetSpentError("the budget is spent")
+
+    for _ in range(5):
+        with pytest.raises(BudgetSpentError):
+            cached(Poor(), workspace).generate([ask("1", "a"), ask("2", "b")])
+    rich = Counting()
+    assert [reply.error for reply in cached(rich, workspace).generate([ask("1", "a"), ask("2", "b")])] == [None, None]
+    assert not any("try" in path.read_text() for path in files(workspace))
 
 
 def test_request_key_follows_the_content_and_not_the_id() -> None:

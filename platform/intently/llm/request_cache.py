@@ -8,6 +8,10 @@ it. On an object store, which cannot append, a writer puts a numbered file every
 
 Cost is counted once: a line names the part of the artifact that paid. The same part, run again, counts its tokens again, because its
 first count was lost with it; everybody else who finds the answer counts none, and says that it was reused.
+
+A request that kills the engine would kill it again in every run. A part that was begun BEGINS times without one new answer is
+therefore asked request by request, each marked before it is asked; one that was marked TRIES times and never answered fails, and the
+rest goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +33,12 @@ from intently.core.config import Config
 from intently.core.errors import WorkspaceError
 from intently.core.workspace import Stage, Workspace
 from intently.llm.contract import Engine, OnReply, Reply, Request
+from intently.llm.engines.pace import BudgetSpentError
 
 FOLDER = "request_cache"
+BEGINS, TRIES = 3, 2
+BEGIN, STOP, TRY = "begin", "stop", "try"
+"""First words of lines that are no answers."""
 SECONDS_A_FILE = 5.0
 """Seconds of answers that a kill may cost on an object store; nothing is lost on a local folder."""
 
@@ -68,6 +77,10 @@ class RequestCache:
     _places: dict[bytes, list[tuple[str, int, int]]] = field(default_factory=dict)  # key → (file, offset, length)
     _read_to: dict[str, int] = field(default_factory=dict)
     _fresh: dict[bytes, Kept] = field(default_factory=dict)  # written by this writer since the last refresh
+    _answers: Counter[str] = field(default_factory=Counter)  # part → answers that it paid for
+    _begun: Counter[tuple[str, str]] = field(default_factory=Counter)  # (part, answers it had then) → how often it was begun
+    _tries: Counter[bytes] = field(default_factory=Counter)
+    _tried_by: dict[str, set[bytes]] = field(default_factory=dict)
     _writer: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -103,6 +116,28 @@ class RequestCache:
         self._log.write(f"{key}\t{payer}\t{json.dumps(content)}\n".encode())
         self._fresh[bytes.fromhex(key)] = Kept(replace(reply, request_id=""), frozenset({payer}))
 
+    def begin(self, payer: str) -> bool:
+        """A part begins; whether it must be asked request by request, because the engine seems to die of one of them."""
+        self.refresh()
+        self.mark(BEGIN, payer, str(self._answers[payer]))
+        self.refresh()
+        unsolved = any(key not in self._places for key in self._tried_by.get(payer, ()))
+        return unsolved or self._begun[payer, str(self._answers[payer])] >= BEGINS
+
+    def stop(self, payer: str) -> None:
+        """The part was left on purpose: this beginning does not count."""
+        self.mark(STOP, payer, str(self._answers[payer]))
+
+    def tries(self, key: str) -> int:
+        """How often a request was asked alone and nothing came of it."""
+        return self._tries[bytes.fromhex(key)]
+
+    def mark(self, word: str, payer: str, about: str) -> None:
+        """Write a line that is no answer."""
+        self._log.write(f"{word}\t{payer}\t{about}\n".encode())
+        if word == TRY:
+            self._log.flush()
+
     def close(self) -> None:
         """Write what is not written yet."""
         self._log.flush()
@@ -112,11 +147,26 @@ class RequestCache:
         content = self._read(path, start, size - start)
         offset = 0
         while (end := content.find(b"\n", offset)) >= 0:
-            digest = _digest(content[offset : offset + 33])
+            first, _, others = content[offset:end].partition(b"\t")
+            payer, _, about = others.partition(b"\t")
+            digest = _digest(first)
             if digest is not None:
                 self._places.setdefault(digest, []).append((path, start + offset, end - offset))
+                self._answers[payer.decode(errors="replace")] += 1
+            else:
+                self._heed(first.decode(errors="replace"), payer.decode(errors="replace"), about.decode(errors="replace"))
             offset = end + 1
         self._read_to[path] = start + offset
+
+    def _heed(self, word: str, payer: str, about: str) -> None:
+        match word:
+            case "begin":
+                self._begun[payer, about] += 1
+            case "stop":
+                self._begun[payer, about] -= 1
+            case "try" if digest := _digest(about.encode()):
+                self._tries[digest] += 1
+                self._tried_by.setdefault(payer, set()).add(digest)
 
     def _read(self, path: str, offset: int, length: int) -> bytes:
         with self.workspace.filesystem.open_input_file(path) as file:
@@ -172,6 +222,7 @@ class CachedEngine:
         self._engine, self._cache, self._artifact = engine, cache, artifact
         self._payer = artifact
         self._counted: set[str] = set()
+        self._one_by_one = False
 
     @classmethod
     def of(cls, engine: Engine, config: Config, stage: Stage) -> CachedEngine:
@@ -187,7 +238,7 @@ class CachedEngine:
         """From now on this part pays. Answers that others wrote meanwhile are taken in."""
         self._payer = f"{self._artifact}/{part}"
         self._counted.clear()
-        self._cache.refresh()
+        self._one_by_one = self._cache.begin(self._payer)
 
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order. Equal requests are asked once; a failed one is not kept and may be asked again later.
@@ -197,9 +248,26 @@ class CachedEngine:
         """
         call = _Call(self._cache, self._payer, self._counted, on_reply)
         asked = call.admit(requests)
-        if asked:
-            self._engine.generate(asked, call.told)
+        try:
+            if self._one_by_one:
+                self._ask_alone(asked, call)
+            elif asked:
+                self._engine.generate(asked, call.told)
+        except BudgetSpentError:
+            self._cache.stop(self._payer)
+            raise
         return call.in_order()
+
+    def _ask_alone(self, requests: list[Request], call: _Call) -> None:
+        for request in requests:  # which grows while it is walked
+            key = call.key_of(request)
+            if self._cache.tries(key) >= TRIES:
+                requests += call.told(Reply(request.request_id, (), "the engine died of it", 0, 0))
+                continue
+            self._cache.mark(TRY, self._payer, key)
+            replies: list[Reply] = []
+            self._engine.generate([request], replies.append)
+            requests += call.told(replies[0])
 
     def close(self) -> None:
         """Close the engine inside and the file."""
@@ -233,6 +301,10 @@ class _Call:
                 asked.append(request)
         return asked
 
+    def key_of(self, request: Request) -> str:
+        """The key of a request that is being asked."""
+        return self._keys[request.request_id]
+
     def told(self, reply: Reply) -> list[Request]:
         """Keep a reply, hand it to everybody who waits for it; what must be asked next."""
         key = self._keys.pop(reply.request_id)
@@ -251,14 +323,15 @@ class _Call:
             self._replies[place] = replace(reply, request_id=name)
         else:
             self._replies[place] = Reply(name, reply.texts, reply.error, 0, 0, reused=reply.error is None)
-        self._counted.add(key)
+        if reply.error is None:
+            self._counted.add(key)
         return (self._on_reply(self._replies[place]) or ()) if self._on_reply else ()
 
 
-def _digest(start: bytes) -> bytes | None:
-    """The key at the start of a line; None for a line that is none of ours."""
+def _digest(key: bytes) -> bytes | None:
+    """A key as 16 bytes; None for what is no key."""
     try:
-        digest = bytes.fromhex(start.partition(b"\t")[0].decode())
+        digest = bytes.fromhex(key.decode())
     except (ValueError, UnicodeDecodeError):
         return None
     return digest if len(digest) == 16 else None

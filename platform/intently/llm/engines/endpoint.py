@@ -16,9 +16,9 @@ import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from intently.core.config import Config, operational
-from intently.core.errors import ConfigError, EngineError
+from intently.core.errors import ConfigError
 from intently.llm.contract import Message, OnReply, Reply, Request
-from intently.llm.engines.pace import Budget, Pace
+from intently.llm.engines.pace import Budget, BudgetSpentError, Pace
 
 NO_KEY = "none"
 """What servers without keys are sent; the client refuses to start with nothing."""
@@ -114,14 +114,14 @@ class EndpointEngine:
         """Requests → replies in the same order, at most `concurrency` in flight; a request that fails carries its error.
 
         Raises:
-            EngineError: the budget is spent and the settings say to stop; what was answered has gone to `on_reply`.
+            BudgetSpentError: the budget is spent and the settings say to stop; what was answered has gone to `on_reply`.
         """
         replies = asyncio.run_coroutine_threadsafe(self._generate(requests, on_reply), self._loop).result()
         unpaid = sum(reply.error == SPENT for reply in replies)
         if unpaid and self._config.when_spent == "stop":
             limits = f"max_total_tokens {self._config.max_total_tokens}, max_cost {self._config.max_cost}"
             spent = f"{self._budget.tokens} tokens, cost {self._budget.cost:.4g}"
-            raise EngineError(f"{self.name}: {SPENT} ({limits}; so far {spent}), {unpaid} requests were not asked")
+            raise BudgetSpentError(f"{self.name}: {SPENT} ({limits}; so far {spent}), {unpaid} requests were not asked")
         return replies
 
     def close(self) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from intently.core.errors import EngineError
+
 SECONDS_A_MINUTE = 60.0
+
+
+class BudgetSpentError(EngineError):
+    """The budget is spent, and the settings say to stop; nothing is wrong with the engine."""
 
 
 class Pace:
