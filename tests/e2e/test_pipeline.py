@@ -26,6 +26,7 @@ SMALL = {
     "ingest_events": {"source": {"num_users": 48, "num_items": 120, "events_per_user": 120}, "histories": {"num_buckets": 4}},
     "mine_user_interests": {"mining": {"max_chunks": 2}},
     "predict_tags": {"tags": {"num_tags": 6, "min_tags": 3}},
+    "build_explanations": {"explanations": {"max_attempts": 1}},
 }
 """Settings that make the demo small; they do not change what it does."""
 
