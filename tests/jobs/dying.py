@@ -42,13 +42,13 @@ class _KilledWhileAnswering:
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """The engine's replies, or death in the middle of them."""
 
-        def told(reply: Reply) -> None:
-            if on_reply:
-                on_reply(reply)
+        def told(reply: Reply) -> Sequence[Request] | None:
+            following = on_reply(reply) if on_reply else None
             self._after -= 1
             if self._after == 0 and not self._marker.exists():
                 self._marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            return following
 
         return self._engine.generate(requests, told)
 
