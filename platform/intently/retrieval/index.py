@@ -3,6 +3,9 @@
 A shard is a FAISS index over some of the rows. HNSW keeps a graph a shard and searches them one after the other; IVF-PQ is trained once,
 so that its shards become one index. IVF-PQ compares codes; its best rows are compared again with the vectors themselves.
 
+Users' vectors lie far from items (cosines of .2 to .4 to the nearest), where graphs find few of the nearest and cells most of them:
+benchmarks/ann.py. So HNSW is there by config, for queries that lie among the items.
+
 Shapes: I items, Q queries, D width, k results.
 """
 
@@ -33,13 +36,15 @@ class IndexConfig(Config):
 
     kind: Literal["auto", "flat", "hnsw", "ivfpq"] = Field("auto", description="auto goes by the size of the catalogue")
     flat_up_to: int = Field(50_000, ge=0, description="auto: largest catalogue that is searched exactly")
-    hnsw_up_to: int = Field(2_000_000, ge=0, description="auto: largest catalogue that gets HNSW; beyond it IVF-PQ")
+    hnsw_up_to: int = Field(
+        50_000, ge=0, description="auto: largest catalogue beyond flat_up_to that gets HNSW, then IVF-PQ; by default none does"
+    )
     rows_per_shard: int = Field(500_000, ge=1, description="vectors of one shard; a killed build loses at most one shard a worker")
     hnsw_neighbours: int = Field(32, ge=2, description="HNSW: links of a node")
     hnsw_build_breadth: int = Field(200, ge=1, description="HNSW: candidates looked at while building")
     hnsw_search_breadth: int = Field(256, ge=1, description="HNSW: candidates looked at while searching a shard")
     ivf_lists: int = Field(0, ge=0, description="IVF: cells; 0 takes 2·√I")
-    ivf_probes: int = Field(64, ge=1, description="IVF: cells that are searched")
+    ivf_probes: int = Field(128, ge=1, description="IVF: cells that are searched")
     ivf_training_rows: int = Field(64, ge=1, description="IVF: vectors a cell that the cells and the codes are learned from")
     pq_bytes: int = Field(32, ge=1, description="PQ: length of a vector's code; the width of the vectors must be a multiple of it")
     pq_candidates: int = Field(4, ge=1, description="PQ: rows that are compared exactly, in multiples of k")
