@@ -319,7 +319,7 @@ def main() -> None:
     parser.add_argument("--world", metavar="FOLDER", help="keep the made-up tables there, and use them if they stand")
     options = parser.parse_args()
     num_items = options.items or (2_000 if options.quick else 100_000)
-    seconds, replicas = (3.0, (1,)) if options.quick else (12.0, (1, 2))
+    seconds, replicas = (2.0, (1,)) if options.quick else (12.0, (1, 2))
     rows: list[Row] = []
     stages: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
