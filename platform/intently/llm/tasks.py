@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -97,7 +97,7 @@ class ItemInterestDraft(Answer):
 class ItemInterests(Answer):
     """Answer of the task `item_interests` (DeepInterestGR, MLIM): the fields come in the order of its three steps."""
 
-    attributes: list[str] = Field(min_length=1, max_length=6)
+    attributes: list[Annotated[str, Field(min_length=1, max_length=80)]] = Field(min_length=1, max_length=6)
     motivation: str = Field(min_length=3, max_length=200)
     interests: list[ItemInterestDraft] = Field(min_length=1, max_length=6)
 
