@@ -27,7 +27,10 @@ from intently.core.workspace import Workspace
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 LINE = [job.name for job in run_pipeline.JOBS]
-OTHERS = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, run_pipeline.JOB.name}
+BESIDE = ["align_student", "train_student", "compress_items", "ingest_day", "ingest_log", "report_behaviours"]
+"""Jobs beside the line that are run through a submission, in an order in which each finds its inputs; tests/jobs runs all the others."""
+PLANNED = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, *BESIDE, run_pipeline.JOB.name})
+"""Jobs whose plan alone is submitted: running these too would take longer than all the other tests of this file together."""
 TINY: dict[str, list[str]] = {
     "ingest_events": ["source.num_users=24", "source.num_items=70", "source.events_per_user=100", "histories.num_buckets=2"],
     "mine_user_interests": ["mining.max_chunks=1"],
@@ -39,18 +42,6 @@ TINY: dict[str, list[str]] = {
     "train_student": ["training.num_steps=2", "training.copy_steps=1", "training.easy_steps=1", "training.decay_steps=1"],
 }
 """Settings that make a job small; they do not change what it does."""
-
-
-def by_inputs(names: set[str]) -> list[str]:
-    """Jobs in an order in which each finds what it reads written by those before it, as far as they write it at all."""
-    ordered: list[str] = []
-    while len(ordered) < len(names):
-        waiting = sorted(names - set(ordered))
-        unwritten = {artifact for name in waiting for artifact in import_module(name).JOB.writes}
-        ready = [name for name in waiting if not unwritten & set(import_module(name).JOB.reads)]
-        assert ready, f"these read each other's artifacts in a circle: {waiting}"
-        ordered += ready
-    return ordered
 
 
 @dataclass(frozen=True)
@@ -189,12 +180,20 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
     assert {name: head.workspace.artifact(name).manifest for name in names} == before
 
 
-@pytest.mark.parametrize("name", by_inputs(OTHERS))
+@pytest.mark.parametrize("name", BESIDE)
 def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, name: str) -> None:
     inputs = {"ingest_day": write_day, "ingest_log": write_log}
     head.run(name, inputs[name](head.workspace, tmp_path) if name in inputs else TINY.get(name, []))
     for artifact in import_module(name).JOB.writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
+
+
+def test_jobs_submitted_for_their_plans_find_their_code_and_settings(head: Head) -> None:
+    plan = f"python jobs/$name.py --config jobs/configs/$name/demo.yaml --workspace {head.workspace.root} --dry-run"
+    done = head.submit("bash", "-c", f"set -e; for name in {' '.join(PLANNED)}; do {plan}; echo planned $name; done")
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    for name in PLANNED:
+        assert f"planned {name}" in done.stdout
 
 
 def test_job_submitted_with_an_unknown_setting_fails_with_its_error(head: Head) -> None:
