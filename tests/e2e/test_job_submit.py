@@ -27,7 +27,7 @@ from intently.core.workspace import Workspace
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 LINE = [job.name for job in run_pipeline.JOBS]
-BESIDE = ["align_student", "train_student", "compress_items", "ingest_day", "ingest_log", "report_behaviours"]
+BESIDE = ["align_student", "train_student", "compress_items", "ingest_day", "ingest_log", "ingest_items", "report_behaviours"]
 """Jobs beside the line that are run through a submission, in an order in which each finds its inputs; tests/jobs runs all the others."""
 PLANNED = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, *BESIDE, run_pipeline.JOB.name})
 """Jobs whose plan alone is submitted: running these too would take longer than all the other tests of this file together."""
@@ -128,7 +128,7 @@ def _await_jobs_api(environment: dict[str, str], started: subprocess.Popen[bytes
 
 
 def write_day(workspace: Workspace, folder: Path) -> list[str]:
-    """Settings of ingest_day: one more purchase by somebody who is known, as files."""
+    """Settings of ingest_day and ingest_items: one more purchase by somebody who is known, as files, and an item that stands."""
     user, item = (workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
     (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
     (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
@@ -182,7 +182,7 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, name: str) -> None:
-    inputs = {"ingest_day": write_day, "ingest_log": write_log}
+    inputs = {"ingest_day": write_day, "ingest_items": write_day, "ingest_log": write_log}
     head.run(name, inputs[name](head.workspace, tmp_path) if name in inputs else TINY.get(name, []))
     for artifact in import_module(name).JOB.writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
