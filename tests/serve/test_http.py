@@ -28,7 +28,7 @@ def http(address: str) -> Iterator[httpx.Client]:
 
 
 def cart(event_id: str, **changes: object) -> dict:
-    return {"event_id": event_id, "user_id": "ada", "item_id": "i03", "behaviour": "cart"} | changes
+    return {"event_id": event_id, "user_id": "guest", "item_id": "i03", "behaviour": "cart"} | changes
 
 
 def logged(folder: Path, event_id: str) -> list[dict]:
