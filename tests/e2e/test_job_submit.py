@@ -27,7 +27,7 @@ from intently.core.workspace import Workspace
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 LINE = [job.name for job in run_pipeline.JOBS]
-BESIDE = ["ingest_day", "ingest_log", "ingest_items", "report_behaviours"]
+BESIDE = ["align_student", "train_student", "compress_items", "ingest_day", "ingest_log", "ingest_items", "report_behaviours"]
 """Jobs beside the line that are run through a submission, in an order in which each finds its inputs; tests/jobs runs all the others."""
 PLANNED = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, *BESIDE, run_pipeline.JOB.name})
 """Jobs whose plan alone is submitted: running these too would take longer than all the other tests of this file together."""
@@ -38,6 +38,8 @@ TINY: dict[str, list[str]] = {
     "train_towers": ["training.learning.num_epochs=1"],
     "sweep_fusion": ["fusion.betas=[0.0, 0.5, 1.0]"],
     "build_explanations": ["explanations.items_per_interest=1", "explanations.max_interests=5", "num_parts=1"],
+    "align_student": ["teacher.num_worlds=1", "teacher.users_per_world=4", "teacher.items_per_world=70"],
+    "train_student": ["training.num_steps=2", "training.copy_steps=1", "training.easy_steps=1", "training.decay_steps=1"],
 }
 """Settings that make a job small; they do not change what it does."""
 
