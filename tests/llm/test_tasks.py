@@ -7,7 +7,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from intently.llm.tasks import TASKS, AnswerError, repair_message
+from intently.llm.tasks import ITEM_LIKING, TASKS, AnswerError, repair_message
 
 
 def test_user_interests_prompt_shows_behaviours_and_what_was_before() -> None:
@@ -38,6 +38,13 @@ def test_prompt_text_of_an_item_is_never_run_as_a_template() -> None:
     item = {"title": "{{ 7 * 7 }} <b>", "category": "x", "brand": None, "price": None, "attributes": [], "description": None}
     _, user = TASKS["explanation"].render(item=item, interest=None)
     assert "Item: {{ 7 * 7 }} <b>\n" in user["content"]
+
+
+def test_liking_prompt_knows_the_person_by_interests_or_by_behaviours() -> None:
+    _, by_interests = ITEM_LIKING.render(interests=["war films", "noir"], behaviours=None, item="Patton (1970) [Drama/War]")
+    assert by_interests["content"] == "Interests: war films; noir\nItem: Patton (1970) [Drama/War]\nWill this person like it?"
+    _, by_behaviours = ITEM_LIKING.render(interests=[], behaviours="2000 (rating 5) | Big", item="Heat")
+    assert by_behaviours["content"] == "Behaviours:\n2000 (rating 5) | Big\nItem: Heat\nWill this person like it?"
 
 
 def test_repair_message_says_what_was_wrong() -> None:

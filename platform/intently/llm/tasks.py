@@ -1,7 +1,8 @@
 """The tasks that language models do here: what each is asked, and the JSON that it must answer with.
 
 A task is a Jinja template (`prompts/<task>.jinja`, a system and a user message) and a pydantic model of the answer. The
-model's JSON Schema goes to the engine (guided decoding), and the answer is parsed with the same model.
+model's JSON Schema goes to the engine (guided decoding), and the answer is parsed with the same model. A choice is a template whose
+answer is one of a few words; what counts is how probable each word is.
 """
 
 from __future__ import annotations
@@ -145,10 +146,7 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """12 hex digits that change when the prompt or the form of the answer does."""
-        environment = _environment()
-        assert environment.loader is not None
-        source, _, _ = environment.loader.get_source(environment, f"{self.name}.jinja")
-        return hashlib.sha256(f"{source}{self.json_schema}".encode()).hexdigest()[:12]
+        return _fingerprint(self.name, self.json_schema)
 
     def render(self, **fields: object) -> tuple[Message, ...]:
         """The chat that asks this task's question.
@@ -156,11 +154,7 @@ class Task:
         Raises:
             TypeError: a field is missing or unknown.
         """
-        if set(fields) != set(self.fields):
-            raise TypeError(f"task {self.name} takes {sorted(self.fields)}, got {sorted(fields)}")
-        text = _environment().get_template(f"{self.name}.jinja").render(**fields)
-        system, _, user = text.partition(SEPARATOR)
-        return ({"role": "system", "content": system.strip()}, {"role": "user", "content": user.strip()})
+        return _render(self.name, self.fields, fields)
 
     def parse(self, text: str) -> Answer:
         """A model's answer → the task's answer.
@@ -178,6 +172,41 @@ class Task:
             kind = ".".join("*" if isinstance(part, int) else str(part) for part in first["loc"]) or "answer"
             raise AnswerError(f"{place}: {first['msg']}", f"{kind}: {first['msg']}") from error
 
+
+@dataclass(frozen=True)
+class Choice:
+    """A question that is answered with one of a few words.
+
+    Attributes:
+        name: also the template's file name.
+        choices: the words; the first token of each is its own.
+        fields: what the template needs, name → meaning.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    fields: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change when the prompt or the words do."""
+        return _fingerprint(self.name, "/".join(self.choices))
+
+    def render(self, **fields: object) -> tuple[Message, ...]:
+        """The chat that asks this question. Raises TypeError when a field is missing or unknown."""
+        return _render(self.name, self.fields, fields)
+
+
+ITEM_LIKING = Choice(
+    "item_liking",
+    ("Yes", "No"),
+    {
+        "interests": "the person's interests, as strings; empty where `behaviours` tells of the person",
+        "behaviours": "Chunk.text, or None where `interests` tell of the person",
+        "item": "the item's short name, as chunks write it",
+    },
+)
+"""Does this person like this item (HiT-LBM §3.2)? P("Yes") over {Yes, No} is the score; the completion is the bare word."""
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -249,6 +278,21 @@ TASKS: dict[str, Task] = {
 def repair_message(error: str) -> Message:
     """What a model is told after an answer that was refused because of `error`."""
     return {"role": "user", "content": _environment().get_template("repair.jinja").render(error=error).strip()}
+
+
+def _fingerprint(name: str, form: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    source, _, _ = environment.loader.get_source(environment, f"{name}.jinja")
+    return hashlib.sha256(f"{source}{form}".encode()).hexdigest()[:12]
+
+
+def _render(name: str, fields: dict[str, str], given: dict[str, object]) -> tuple[Message, ...]:
+    if set(given) != set(fields):
+        raise TypeError(f"task {name} takes {sorted(fields)}, got {sorted(given)}")
+    text = _environment().get_template(f"{name}.jinja").render(**given)
+    system, _, user = text.partition(SEPARATOR)
+    return ({"role": "system", "content": system.strip()}, {"role": "user", "content": user.strip()})
 
 
 @cache
