@@ -94,7 +94,7 @@ def make_log(scale: Scale, folder: Path) -> Workspace:
 def train_plainly(workspace: Workspace, versions: Mapping[str, str], config: TrainingConfig) -> list[float]:
     """Seconds of each epoch of a loop without the harness."""
     data = read_tower_data(workspace, versions, config)
-    sampler = Sampler(data, config, 0, 1, torch.device("cpu"))
+    sampler = Sampler(data, config, torch.device("cpu"))
     module = TowerObjective(build_towers(data, config), config.learning, sampler.rates)
     optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning.learning_rate, fused=True)
     seconds = []

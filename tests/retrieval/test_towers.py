@@ -154,7 +154,7 @@ def test_softmax_loss_hardest_leaves_the_highest_scored_to_compete() -> None:
 
 def test_objective_hard_negatives_are_not_the_users_own(data: TowerData) -> None:
     config = CONFIG.model_copy(update={"learning": CONFIG.learning.model_copy(update={"hard_negatives": 3})})
-    sampler = Sampler(data, config, 0, 1, torch.device("cpu"))
+    sampler = Sampler(data, config, torch.device("cpu"))
     batch = next(sampler.epoch(0))
     drawn = batch.drawn.unique()
     own = _own_items(batch, drawn, 36)
@@ -174,7 +174,7 @@ def test_log_inclusion_matches_share_of_draws() -> None:
 
 
 def test_sampler_rates_match_what_it_draws(data: TowerData) -> None:
-    sampler = Sampler(data, CONFIG, rank=0, world_size=1, device=torch.device("cpu"))
+    sampler = Sampler(data, CONFIG, torch.device("cpu"))
     drawn, steps = torch.zeros(36), 0
     for epoch in range(60):
         for batch in sampler.epoch(epoch):
@@ -185,7 +185,7 @@ def test_sampler_rates_match_what_it_draws(data: TowerData) -> None:
 
 def test_sampler_past_never_holds_the_target(data: TowerData) -> None:
     repeated = Interactions(data.past.user_ids[:1], np.array([0, 4]), np.array([7, 9, 9, 8]), np.array([0, 0, 5, 5]))
-    sampler = Sampler(TowerData(data.catalogue, repeated, data.tags, data.pairs[:0]), CONFIG, 0, 1, torch.device("cpu"))
+    sampler = Sampler(TowerData(data.catalogue, repeated, data.tags, data.pairs[:0]), CONFIG, torch.device("cpu"))
     batch = next(sampler.epoch(0))
     # Views weigh 0.2, and 9 was also bought: its first event asks, with the weight of the purchase.
     assert sorted(batch.targets.tolist()) == [7, 8, 9]
@@ -198,36 +198,9 @@ def test_sampler_past_never_holds_the_target(data: TowerData) -> None:
     assert dict(zip(batch.targets.tolist(), seen, strict=True)) == {7: set(), 9: {7}, 8: {7, 9}}
 
 
-def test_sampler_workers_share_a_step_and_its_candidates(data: TowerData) -> None:
-    workers = [list(Sampler(data, CONFIG, rank, 2, torch.device("cpu")).epoch(0)) for rank in range(2)]
-    alone = list(Sampler(data, CONFIG, 0, 1, torch.device("cpu")).epoch(0))
-    assert len(alone) == len(workers[0]) == len(workers[1])
-    for left, right, whole in zip(*workers, alone, strict=True):
-        assert torch.equal(left.drawn, whole.drawn) and torch.equal(right.drawn, whole.drawn)
-        assert sorted([*left.targets.tolist(), *right.targets.tolist()]) == sorted(whole.targets.tolist())
-        assert sorted([*left.tagged.tolist(), *right.tagged.tolist()]) == sorted(whole.tagged.tolist())
-        # The group takes the mean over workers of what each of them sums.
-        assert (left.weights.sum() + right.weights.sum()).item() / 2 == pytest.approx(whole.weights.sum().item())
-
-
-def test_objective_mean_of_two_workers_equals_one(data: TowerData) -> None:
-    towers = build_towers(data, CONFIG).eval()
-    gradients, losses = [], []
-    for world_size in (1, 2):
-        towers.zero_grad()
-        for rank in range(world_size):
-            sampler = Sampler(data, CONFIG, rank, world_size, torch.device("cpu"))
-            total = TowerObjective(towers, CONFIG.learning, sampler.rates)(next(sampler.epoch(0))).total / world_size
-            total.backward()
-            losses.append(total.item())
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in towers.parameters()]))
-    assert losses[1] + losses[2] == pytest.approx(losses[0], rel=1e-5)
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
-
-
 def test_objective_total_weighs_tag_and_category_loss(data: TowerData) -> None:
     config = CONFIG.model_copy(update={"learning": CONFIG.learning.model_copy(update={"alpha": 0.3, "tag_weight": 0.5})})
-    sampler = Sampler(data, config, 0, 1, torch.device("cpu"))
+    sampler = Sampler(data, config, torch.device("cpu"))
     objective = TowerObjective(build_towers(data, config), config.learning, sampler.rates)
     losses = objective(next(sampler.epoch(0)))
     expected = losses.collaborative + 0.15 * losses.tag + 0.35 * losses.category
@@ -238,7 +211,7 @@ def test_objective_total_weighs_tag_and_category_loss(data: TowerData) -> None:
 
 def test_objective_without_tags_learns_from_behaviour_alone(data: TowerData) -> None:
     bare = TowerData(data.catalogue, data.past, data.tags, data.pairs[:0])
-    sampler = Sampler(bare, CONFIG, 0, 1, torch.device("cpu"))
+    sampler = Sampler(bare, CONFIG, torch.device("cpu"))
     losses = TowerObjective(build_towers(bare, CONFIG), CONFIG.learning, sampler.rates)(next(sampler.epoch(0)))
     assert (losses.tag.item(), losses.category.item()) == (0, 0)
     assert losses.total.item() == losses.collaborative.item() > 0

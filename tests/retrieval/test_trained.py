@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedTowers, np
     write_world(workspace)
     names = ("history_train", "item", "tag", "item_embedding", "tag_embedding")
     data = read_tower_data(workspace, {name: workspace.artifact(name).version for name in names}, CONFIG)
-    sampler = Sampler(data, CONFIG, 0, 1, torch.device("cpu"))
+    sampler = Sampler(data, CONFIG, torch.device("cpu"))
     module = TowerObjective(build_towers(data, CONFIG), CONFIG.learning, sampler.rates)
     optimizer = torch.optim.AdamW(module.parameters(), lr=CONFIG.learning.learning_rate)
     for epoch in range(30):

@@ -101,10 +101,12 @@ def embeddings(kind: str, ids: list[str], categories: list[int]) -> pa.Table:
     return EMBEDDING.from_rows([{"kind": kind, "id": i, "vector": v.tolist(), "model": "test"} for i, v in zip(ids, vectors, strict=True)])
 
 
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table) -> None:
-    """Write a whole artifact."""
+def put(workspace: Workspace, name: str, table: Table, rows: pa.Table, num_parts: int = 1) -> None:
+    """Write a whole artifact, its rows in parts of like size."""
     stage = open_stage(workspace, name, table, {}, Config())
-    stage.write("part-00000", rows)
+    size = -(-rows.num_rows // num_parts)
+    for part in range(num_parts):
+        stage.write(f"part-{part:05d}", rows.slice(part * size, size))
     stage.finish()
 
 
@@ -112,7 +114,7 @@ def write_world(workspace: Workspace, tagged: range = range(NUM_USERS)) -> None:
     """Everything that train_towers reads; only users in `tagged` have tags."""
     splits = {"train": (0, 4), "validation": (4, 5), "test": (5, 6)}
     for split, (start, stop) in splits.items():
-        put(workspace, f"history_{split}", HISTORY, history({user(n): walk(n, start, stop) for n in range(NUM_USERS)}))
+        put(workspace, f"history_{split}", HISTORY, history({user(n): walk(n, start, stop) for n in range(NUM_USERS)}), num_parts=5)
     put(workspace, "item", ITEM, items())
     rows = tags(tagged)
     put(workspace, "tag", TAG, rows)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.core.errors import SchemaError
+from intently.retrieval.group import ALONE, Group
 from intently.retrieval.interactions import Interactions, rows_of
 
 PUNCTUATION = ".,;:!?'\"()[]"
@@ -154,7 +155,9 @@ def hash_words(texts: pa.Array, token_buckets: int) -> tuple[np.ndarray, np.ndar
     return buckets[distinct.indices.to_numpy(zero_copy_only=False)], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def pair_tags_with_items(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue, past: Interactions, per_tag: int) -> np.ndarray:
+def pair_tags_with_items(
+    tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue, past: Interactions, per_tag: int, group: Group = ALONE
+) -> np.ndarray:
     """Pairs (tag, item) that should lie close, for L_tag.
 
     Two kinds. A tag with the items of its own category that its user took last, at most `per_tag`: tags are written from
@@ -165,8 +168,9 @@ def pair_tags_with_items(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue
         tags: T distinct tags, N (user, tag) rows.
         tag_texts: [T, E] text embeddings; E = 0 leaves the second kind out.
         catalogue: I items.
-        past: events of history_train.
+        past: events of history_train, of this worker's users.
         per_tag: items of the first kind for one (user, tag) row.
+        group: who holds the other users' events.
     Returns:
         [M, 2] int64 tag, item.
     """
@@ -178,7 +182,9 @@ def pair_tags_with_items(tags: Tags, tag_texts: np.ndarray, catalogue: Catalogue
     low, high = (np.searchsorted(event_keys[order], keys, side) for side in ("left", "right"))
     places = high[:, None] - 1 - np.arange(per_tag)
     row, column = np.nonzero(places >= low[:, None])
-    taken = np.stack([tags.tags[known][row], past.items[order[places[row, column]]]], axis=1)
+    # Each user's events lie with one worker, so that in the order of (user, tag) rows the group has what one worker would have.
+    taken = np.concatenate(group.gather(np.stack([row, tags.tags[known][row], past.items[order[places[row, column]]]], axis=1)))
+    taken = taken[np.argsort(taken[:, 0], kind="stable"), 1:]
     return np.concatenate([taken, _nearest(tags, tag_texts, catalogue)])
 
 

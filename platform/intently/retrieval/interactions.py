@@ -85,6 +85,17 @@ def read_interactions(history: pa.Table, item_ids: pa.Array, behaviours: Sequenc
     return Interactions(user_ids, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), item[kept], kind[kept])
 
 
+def concat_interactions(parts: Sequence[Interactions]) -> Interactions:
+    """The users of several tables, one table behind the other."""
+    counts = np.concatenate([np.empty(0, np.int64), *(np.diff(part.offsets) for part in parts)])
+    return Interactions(
+        pa.concat_arrays([pa.array([], pa.string()), *(part.user_ids for part in parts)]),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.concatenate([np.empty(0, np.int64), *(part.items for part in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.behaviours for part in parts)]),
+    )
+
+
 def append_interactions(past: Interactions, later: Interactions) -> Interactions:
     """The same users with later events behind their earlier ones; users of `later` that `past` does not know are left out."""
     rows = rows_of(later.user_ids, past.user_ids)

@@ -3,7 +3,8 @@
 Shapes: B stretches of a step with Q queries each, n examples among these, T tag pairs of a step, S candidates, I items, D width.
 
 In a group of workers a step is still one step: all of them draw the same stretches, pairs and negatives, and hold all of the step's
-items as candidates; each asks for its share of the stretches and tags. So a group learns what one worker would.
+items as candidates. Each holds the histories of its own users, asks for the stretches among the drawn ones that are theirs, and tells the
+others their targets. So a group learns what one worker would, and a log is spread over its memory.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import Field
 from torch import nn
 
 from intently.core.config import Config
-from intently.core.errors import SchemaError
-from intently.core.workspace import Workspace
+from intently.core.errors import ConfigError, SchemaError
+from intently.core.workspace import Artifact, Workspace
 from intently.retrieval.catalogue import Catalogue, Tags, pair_tags_with_items, read_catalogue, read_tags
-from intently.retrieval.interactions import BehaviourConfig, Interactions, first_events, read_interactions
+from intently.retrieval.group import ALONE, Group
+from intently.retrieval.interactions import BehaviourConfig, Interactions, concat_interactions, first_events, read_interactions
 from intently.retrieval.losses import log_inclusion, same_category, softmax_loss
 from intently.retrieval.towers import TowerConfig, Towers, Window, WindowCutter, sizes_of
 
@@ -68,7 +71,7 @@ class TowerData:
 
     Attributes:
         catalogue: I items.
-        past: events of history_train.
+        past: all users of history_train, with the events of those whom this worker holds.
         tags: tags of the users.
         pairs: [M, 2] tag, item.
     """
@@ -79,19 +82,40 @@ class TowerData:
     pairs: np.ndarray
 
 
-def read_tower_data(workspace: Workspace, versions: Mapping[str, str], config: TrainingConfig) -> TowerData:
-    """The tables at the given versions (artifact → version) as arrays."""
+def read_tower_data(workspace: Workspace, versions: Mapping[str, str], config: TrainingConfig, group: Group = ALONE) -> TowerData:
+    """The tables at the given versions (artifact → version) as arrays; of histories this worker's share.
+
+    Raises:
+        ConfigError: more workers than history_train has parts.
+        SchemaError: nothing to learn from.
+    """
     item_embedding, tag_embedding = (workspace.artifact(name, versions[name]).read() for name in ("item_embedding", "tag_embedding"))
     items = workspace.artifact("item", versions["item"]).read()
     catalogue = read_catalogue(items, item_embedding, config.towers.price_bins)
-    history = workspace.artifact("history_train", versions["history_train"]).read(columns=["user_id", "item_ids", "behaviours"])
-    past = read_interactions(history, catalogue.item_ids, config.behaviours.history)
-    if not len(first_events(past, config.behaviours, config.behaviours.weights)[0]):
+    past = read_past(workspace.artifact("history_train", versions["history_train"]), catalogue.item_ids, config.behaviours, group)
+    num_examples = np.array(len(first_events(past, config.behaviours, config.behaviours.weights)[0]))
+    if not sum(group.gather(num_examples)):
         raise SchemaError(f"table history: no event on a known item of any behaviour in {[str(b) for b in config.behaviours.weights]}")
     rows = workspace.artifact("tag", versions["tag"]).read()
     tags = read_tags(rows, past.user_ids, catalogue.category_names, config.towers.token_buckets)
-    pairs = pair_tags_with_items(tags, tags.texts(tag_embedding), catalogue, past, config.learning.items_per_tag)
+    pairs = pair_tags_with_items(tags, tags.texts(tag_embedding), catalogue, past, config.learning.items_per_tag, group)
     return TowerData(catalogue, past, tags, pairs)
+
+
+def read_past(history: Artifact, item_ids: pa.Array, behaviours: BehaviourConfig, group: Group = ALONE) -> Interactions:
+    """All users of a history, with the events of this worker's parts; read part by part, so that only numbers stay in memory."""
+    parts = history.parts()
+    if len(parts) < group.world_size:
+        raise ConfigError("resources.num_workers", group.world_size, f"{history} has {len(parts)} part(s), and each worker needs one")
+    own, read = set(group.share(parts)), []
+    for part in parts:
+        if part in own:
+            rows = history.read(part, columns=["user_id", "item_ids", "behaviours"])
+            read.append(read_interactions(rows, item_ids, behaviours.history))
+        else:
+            users, none = history.read(part, columns=["user_id"])["user_id"].combine_chunks(), np.empty(0, np.int64)
+            read.append(Interactions(users, np.zeros(len(users) + 1, np.int64), none, none))
+    return concat_interactions(read)
 
 
 def build_towers(data: TowerData, config: TrainingConfig) -> Towers:
@@ -128,32 +152,34 @@ class Batch(NamedTuple):
 class Sampler:
     """Draws batches: a random order of the stretches an epoch, random pairs and negatives a step."""
 
-    def __init__(self, data: TowerData, config: TrainingConfig, rank: int, world_size: int, device: torch.device) -> None:
-        self.learning, self.device = config.learning, device
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, data: TowerData, config: TrainingConfig, device: torch.device, group: Group = ALONE) -> None:
+        self.learning, self.device, self.group = config.learning, device, group
         self.cutter = WindowCutter(data.past, config.towers.windows[-1], device)
         places, weights = first_events(data.past, config.behaviours, config.behaviours.weights)
         every = np.zeros(len(data.past.items), np.float32)
         every[places] = weights
-        self.weights, self.num_examples = torch.from_numpy(every).to(device), len(places)
+        self.weights, self.num_examples = torch.from_numpy(every).to(device), int(sum(group.gather(np.array(len(places)))))
         self.counts = torch.bincount(torch.from_numpy(data.past.items[places]), minlength=data.catalogue.num_items).to(device)
+        group.add(self.counts)
         starts, owners = _stretches(data.past, places, self.learning.stretch)
         self.starts, self.owners = torch.from_numpy(starts).to(device), torch.from_numpy(owners).to(device)
+        self.own = torch.from_numpy(_own_places(owners, group)).to(device)
         self.pairs = torch.tensor(data.pairs, device=device)
         self.words, self.word_offsets = torch.tensor(data.tags.words, device=device), torch.tensor(data.tags.offsets, device=device)
         self.categories, self.num_items = torch.tensor(data.catalogue.categories, device=device), data.catalogue.num_items
         self.by_category = self.categories.argsort(stable=True)
         self.category_sizes = torch.bincount(self.categories)
         self.category_starts = self.category_sizes.cumsum(0) - self.category_sizes
-        self.step_size = min(len(starts), max(world_size, round(self.learning.batch_size * len(starts) / len(places))))
-        share = min(1.0, (self.learning.examples_per_epoch or len(places)) / len(places))
-        self.num_steps = max(1, int(share * len(starts)) // self.step_size)
+        num_stretches = len(self.own)
+        self.step_size = min(num_stretches, max(1, round(self.learning.batch_size * num_stretches / self.num_examples)))
+        share = min(1.0, (self.learning.examples_per_epoch or self.num_examples) / self.num_examples)
+        self.num_steps = max(1, int(share * num_stretches) // self.step_size)
         self.num_tags = self.learning.tag_batch_size if len(data.pairs) else 0
 
     @property
     def rates(self) -> torch.Tensor:
         """[I] how often each item is drawn into a step's candidates on average, λ of the log-Q correction."""
-        rates = self.counts * (self.step_size / len(self.starts)) + self.learning.num_negatives / self.num_items
+        rates = self.counts * (self.step_size / len(self.own)) + self.learning.num_negatives / self.num_items
         if self.num_tags:
             tagged = torch.bincount(self.pairs[:, 1], minlength=self.num_items).float() * self.num_tags / len(self.pairs)
             in_category = torch.bincount(self.categories, weights=tagged, minlength=len(self.category_sizes))
@@ -163,15 +189,20 @@ class Sampler:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of this worker in one epoch."""
         generator = torch.Generator().manual_seed(self.learning.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.starts), generator=generator)
+        order = torch.randperm(len(self.own), generator=generator)
         for step in range(self.num_steps):
             yield self.batch(order[step * self.step_size :][: self.step_size].to(self.device), generator)
 
     def batch(self, chosen: torch.Tensor, generator: torch.Generator) -> Batch:
-        """Stretches, with freshly drawn tag pairs and negatives."""
-        targets, weights = self._targets(chosen)
-        total = weights.sum()
-        own = slice(self.rank, None, self.world_size)
+        """This worker's share of a step's stretches, by their numbers in the group, with freshly drawn tag pairs and negatives."""
+        mine = self.own[chosen] >= 0
+        chosen = self.own[chosen][mine]
+        targets = torch.zeros(len(mine), self.learning.stretch, dtype=torch.long, device=self.device)
+        weights = torch.zeros(targets.shape, device=self.device)
+        targets[mine], weights[mine] = self._targets(chosen)
+        self.group.add(targets, weights)  # of the whole step now
+        total, world_size = weights.sum(), self.group.world_size
+        own = slice(self.group.rank, None, world_size)
         pairs = torch.randint(max(1, len(self.pairs)), (self.num_tags,), generator=generator).to(self.device)
         tags, tagged = self.pairs[pairs].unbind(1)
         sizes = self.category_sizes[self.categories[tagged]]
@@ -179,7 +210,7 @@ class Sampler:
         peers = self.by_category[self.category_starts[self.categories[tagged]] + nth]
         negatives = torch.randint(self.num_items, (self.learning.num_negatives,), generator=generator).to(self.device)
         drawn = torch.cat([targets[weights > 0], tagged, peers, negatives])
-        targets, weights, chosen = targets[own], weights[own], chosen[own]
+        targets, weights = targets[mine], weights[mine]
         words, word_offsets = self._words(tags[own])
         asked = weights > 0
         window = self.cutter.window(self.owners[chosen], self.starts[chosen], self.learning.stretch)
@@ -188,12 +219,12 @@ class Sampler:
             window=window._replace(hidden=targets),
             asked=asked,
             targets=targets[asked],
-            weights=weights[asked] * (self.world_size / total),
+            weights=weights[asked] * (world_size / total),
             words=words,
             word_offsets=word_offsets,
             tagged=tagged[own],
             peers=peers[own],
-            tag_weights=torch.full_like(tagged[own], self.world_size / max(1, self.num_tags), dtype=torch.float32),
+            tag_weights=torch.full_like(tagged[own], world_size / max(1, self.num_tags), dtype=torch.float32),
             drawn=drawn,
         )
 
@@ -217,6 +248,18 @@ def _stretches(past: Interactions, examples: np.ndarray, length: int) -> tuple[n
     begins = past.offsets[users] + (examples - past.offsets[users]) // length * length
     starts, first = np.unique(begins, return_index=True)
     return starts, users[first]
+
+
+def _own_places(owners: np.ndarray, group: Group) -> np.ndarray:
+    """[G] where a stretch of the group, in the order of users, lies among this worker's; −1 where it is another's.
+
+    Args:
+        owners: user of each of this worker's stretches, ascending; no user has stretches with two workers.
+    """
+    gathered = group.gather(owners)
+    holders = np.repeat(np.arange(len(gathered)), [len(each) for each in gathered])
+    own = holders[np.argsort(np.concatenate(gathered), kind="stable")] == group.rank
+    return np.where(own, own.cumsum() - 1, -1)
 
 
 class Losses(NamedTuple):
@@ -251,6 +294,8 @@ class TowerObjective(nn.Module):
         hard = self.learning.hard_negatives
         taken = _own_items(batch, drawn, num_items) if hard else None
         collaborative = softmax_loss(users, candidates, among[batch.targets], log_q, temperature, batch.weights, taken, hard)
+        if not len(users):  # none of this step's stretches is this worker's; the others average their gradients with its zeros
+            collaborative = collaborative + 0 * sum(weight.sum() for weight in self.towers.user.parameters())
         if not len(batch.tagged):
             zero = torch.zeros_like(collaborative)
             return Losses(collaborative, collaborative, zero, zero)
@@ -287,8 +332,9 @@ def train_towers(session: TrainSession, workspace: Workspace, versions: Mapping[
     """The loop: reads its tables, trains, hands a checkpoint in after each epoch."""
     # 1. data and modules, the same on every worker
     learning = config.learning
-    data = read_tower_data(workspace, versions, config)
-    sampler = Sampler(data, config, session.rank, session.world_size, session.device)
+    group = Group(session.rank, session.world_size)
+    data = read_tower_data(workspace, versions, config, group)
+    sampler = Sampler(data, config, session.device, group)
     module = TowerObjective(build_towers(data, config), learning, sampler.rates).to(session.device)
     total_steps = learning.num_epochs * sampler.num_steps
 
