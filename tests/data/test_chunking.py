@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from intently.core.errors import ConfigError
 from intently.core.schema import HISTORY
-from intently.data.chunking import OVER_BUDGET, TOO_OLD, ChunkConfig, Chunker, build_chunks
+from intently.data.chunking import OVER_BUDGET, TOO_OLD, UNFINISHED, ChunkConfig, Chunker, build_chunks
 from intently.data.decompression import decompress
 from intently.data.tokens import TokenCounter
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -99,6 +99,13 @@ def test_only_the_newest_chunks_are_kept_when_so_configured(make_history: Callab
         ("v", 0, ["e0", "e1", "e2", "e3"]),
     ]
     assert (chunked.dropped, chunked.trimmed_users) == ({TOO_OLD: 24}, ["u"])
+
+
+def test_last_chunk_waits_until_it_is_full_when_so_configured(make_history: Callable[..., pa.Table], items: pa.Table) -> None:
+    log = [f"{day} cart i{number}" for number, day in enumerate(DAYS[:5])]
+    chunked = Chunker(items, ChunkConfig(num_events=2, min_events=2)).chunk(make_history(u=log, v=log[:1], w=log[:4]))
+    assert chunk_ids(chunked.chunks) == [("u", 0, ["e0", "e1"]), ("u", 1, ["e2", "e3"]), ("w", 0, ["e0", "e1"]), ("w", 1, ["e2", "e3"])]
+    assert chunked.dropped == {UNFINISHED: 2} and chunked.trimmed_users == []
 
 
 def test_chunks_of_nothing_are_none(items: pa.Table, make_history: Callable[..., pa.Table]) -> None:

@@ -242,6 +242,43 @@ USER_INTEREST = _table(
     Column("model", pa.string(), "which engine and model wrote it"),
 )
 
+INTEREST_NODE = _table(
+    "interest_node",
+    "The search trees that interest paths were found in: one row a candidate that was drawn for a chunk (HiT-LBM, HTS).",
+    "user_id chunk sample",
+    Column("user_id", pa.string(), "who"),
+    Column("bucket", pa.int32(), "History.bucket"),
+    Column("chunk", pa.int32(), "Chunk.chunk that was read"),
+    Column("sample", pa.int32(), "number among the answers that were drawn for this chunk; those without an interest have no row"),
+    Column("parent", pa.string(), "path of the node whose interests the question carried; null for a user's first", nullable=True),
+    Column("path", pa.string(), "samples from the first chunk that was read down to this node, as '0/3/1'"),
+    Column("interests", TEXTS, "the phrases, as they rank"),
+    Column("stages", TEXTS, "emerging, active or fading, aligned with interests"),
+    Column("s_continuity", pa.float32(), "S_c of the rating model SRM; null for a user's first, or without rating models", nullable=True),
+    Column("s_effectiveness", pa.float32(), "S_e of the rating model PRM; null without rating models", nullable=True),
+    Column("s_final", pa.float32(), "a·S_c + (1−a)·S_e, or S_e where there is no S_c", nullable=True),
+    Column("chosen", pa.bool_(), "whether the path goes through this node"),
+    Column("model", pa.string(), "which engine and model wrote it"),
+)
+
+INTEREST_RATING = _table(
+    "interest_rating",
+    "How well mined interests foretell what a person liked next: what the rating models learn from (HiT-LBM §3.3.1).",
+    "user_id chunk sample",
+    Column("user_id", pa.string(), "who"),
+    Column("bucket", pa.int32(), "History.bucket"),
+    Column("chunk", pa.int32(), "InterestNode.chunk"),
+    Column("sample", pa.int32(), "InterestNode.sample"),
+    Column("previous", TEXTS, "interests of the parent node; empty for a user's first"),
+    Column("interests", TEXTS, "InterestNode.interests"),
+    Column("num_items", pa.int32(), "items that were asked about, half of them liked"),
+    Column("auc_previous", pa.float32(), "AUC of P('Yes') given the previous interests; null where there are none", nullable=True),
+    Column("auc_current", pa.float32(), "AUC of P('Yes') given these interests"),
+    Column("auc_raw", pa.float32(), "AUC of P('Yes') given the raw chunk"),
+    Column("continuity", pa.int8(), "1 where auc_current > auc_previous: label of SRM", nullable=True),
+    Column("effectiveness", pa.int8(), "1 where auc_current > auc_raw: label of PRM"),
+)
+
 VERDICT = _table(
     "verdict",
     "What a judge or a rule said of one result under one criterion.",
@@ -394,7 +431,8 @@ REJECT = _table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, ITEM_NAME, USER_INTEREST, VERDICT, HUMAN_LABEL, TAG, EMBEDDING,
-        SEMANTIC_ID, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK, METRIC, REJECT,
+        ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, ITEM_NAME, USER_INTEREST, INTEREST_NODE, INTEREST_RATING,
+        VERDICT, HUMAN_LABEL, TAG, EMBEDDING, SEMANTIC_ID, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK, METRIC,
+        REJECT,
     )
 }  # fmt: skip

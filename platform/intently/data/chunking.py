@@ -36,6 +36,7 @@ TRIM_MARGIN = 0.95
 
 OVER_BUDGET = "over its chunk's token budget"
 TOO_OLD = "older than the chunks that are kept"
+UNFINISHED = "in a last chunk that waits for more events"
 
 
 class ChunkConfig(Config):
@@ -48,6 +49,7 @@ class ChunkConfig(Config):
         "count", description="cut after num_events; before max_tokens is reached; or with each calendar month (and after num_events)"
     )
     num_events: int = Field(50, ge=1, description="L, events in a chunk at most; not used when cutting by tokens")
+    min_events: int = Field(1, ge=1, description="events that a user's last chunk waits for; num_events takes full chunks alone")
     max_tokens: int | None = Field(None, ge=16, description="token budget of a chunk's text; None sets none")
     max_chunks: int | None = Field(None, ge=1, description="chunks a user at most, the newest; None keeps all")
     tokenizer: str | None = Field(None, description="tokenizer.json that counts, or all-MiniLM-L6-v2; None counts words and signs")
@@ -130,15 +132,20 @@ class Chunker:
         flat = FlatEvents.of(history)
         kept, dropped = reliable(flat, self._config.policy)
         index = np.flatnonzero(kept)
-        events = encode_events(flat.take(index), index, self._names, self._config.policy.strength())
-        fitting = self._fit(events, self._cut(events))
+        every = encode_events(flat.take(index), index, self._names, self._config.policy.strength())
+        chunk = self._cut(every)
+        finished = _finished(every, chunk, self._config.min_events)
+        events = every.take(finished)
+        fitting = self._fit(events, chunk[finished])
         newest = _newest(fitting, self._config.max_chunks)
         for reason, count in (
+            (UNFINISHED, len(every) - len(events)),
             (OVER_BUDGET, len(events) - len(fitting.events)),
             (TOO_OLD, len(fitting.events) - len(newest.events)),
         ):
             if count:
                 dropped[reason] = count
+        # Who waits loses nothing.
         lost = np.bincount(events.row, minlength=history.num_rows) != np.bincount(newest.events.row, minlength=history.num_rows)
         trimmed = history["user_id"].filter(pa.array(lost)).to_pylist()
         return Chunked(_as_table(newest, history), dropped, trimmed)
@@ -245,6 +252,15 @@ def _merge(parts: list[_Written]) -> _Written:
     events = CodedEvents(**columns, labels=first.labels, unnamed=first.unnamed)
     texts = pa.concat_arrays([part.texts for part in parts]).take(pa.array(by_id))
     return _Written(events, chunk[order], chunk_ids[by_id], texts, np.concatenate([part.num_tokens for part in parts])[by_id])
+
+
+def _finished(events: CodedEvents, chunk: np.ndarray, min_events: int) -> np.ndarray:
+    """[E] bool: everything but users' last chunks that are too short."""
+    if not len(events):
+        return np.zeros(0, bool)
+    size = np.bincount(chunk)
+    last = np.append(np.diff(events.row[changes(chunk)]) != 0, True)  # [C]
+    return ~(last & (size < min_events))[chunk]
 
 
 def _newest(written: _Written, max_chunks: int | None) -> _Written:

@@ -6,7 +6,7 @@ All users walk side by side, each at its own pace: a user's next question joins 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -36,10 +36,11 @@ class MiningConfig(Config):
 
     max_users: int | None = Field(None, ge=1, description="read only so many users, chosen by a hash of their ids; None reads all")
     max_chunks: int = Field(8, ge=1, description="the most recent chunks of a user that are read")
+    cascade: bool = Field(True, description="a question carries the interests of the chunk before; false reads each chunk alone (LIBER)")
     max_previous: int = Field(12, ge=0, description="interests of the chunk before that a question carries")
     same_similarity: float = Field(0.85, ge=0, le=1, description="cosine from which two phrases are the same interest")
     evidence_similarity: float = Field(0.35, ge=0, le=1, description="cosine from which an item of the chunk supports an interest")
-    max_evidence: int = Field(5, ge=0, description="items that are kept as evidence of one interest")
+    max_evidence: int = Field(5, ge=0, description="items that are kept as evidence of one interest; 0 spares encoding the items")
     sampling: Sampling = Field(Sampling(max_tokens=640), description="how answers are drawn")
 
 
@@ -56,6 +57,41 @@ class Mined:
     interests: pa.Table
     rejects: pa.Table
     usage: Usage
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer to the question about a chunk.
+
+    Attributes:
+        sample: its number among the answers that were drawn.
+        drafts: its distinct interests, at least one.
+    """
+
+    sample: int
+    drafts: list[InterestDraft]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The candidate that the user's walk goes on from.
+
+    Attributes:
+        candidate: which.
+        columns: what its rows of UserInterest say of the choice: scores and path; none where nothing was to choose by.
+    """
+
+    candidate: Candidate
+    columns: Mapping[str, float | str | None] = field(default_factory=dict)
+
+
+Pick = Callable[[Mapping[str, Any], Sequence[Candidate]], Picked]
+"""(columns of a CHUNK row, its candidates, at least one) → the one that is kept; called for a user's chunks oldest first."""
+
+
+def first_candidate(entry: Mapping[str, Any], candidates: Sequence[Candidate]) -> Picked:
+    """The first answer that could be read."""
+    return Picked(candidates[0])
 
 
 @dataclass
@@ -112,7 +148,9 @@ def recent_chunks(chunks: pa.Table, max_chunks: int) -> list[pa.Table]:
     return [ordered.filter(pa.array(level == depth)) for depth in range(level.max() + 1)]
 
 
-def mine_users(chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextEncoder, config: MiningConfig) -> Mined:
+def mine_users(
+    chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextEncoder, config: MiningConfig, pick: Pick = first_candidate
+) -> Mined:
     """Ask the engine what each user wants, chunk after chunk.
 
     An answer that stays invalid becomes a Reject; the user's next chunk is then read with the last good interests before it.
@@ -123,23 +161,25 @@ def mine_users(chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextE
         engine: answers the questions.
         encoder: says which phrases are the same interest and which items support one.
         config: how users are read; `max_users` is the caller's to apply (`keep_chosen`).
+        pick: which of the answers drawn for a chunk is kept.
     """
     texts = dict(zip(items["item_id"].to_pylist(), item_texts(items).to_pylist(), strict=True))
     levels = [level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist() for level in _levels(chunks, config)]
-    named = sorted({texts[item] for entries in levels for entry in entries for item in entry["item_ids"] if item in texts})
+    listed = {item for entries in levels for entry in entries for item in entry["item_ids"]} if config.max_evidence else set()
+    named = sorted({texts[item] for item in listed if item in texts})
     with ThreadPoolExecutor(max_workers=1) as beside:
         encoded = beside.submit(encoder.encode, named)  # while the engine answers: what the chunks hold is known before
-        found, rejects, usage = _ask(levels, engine, config)
+        found, rejects, usage = _ask(levels, engine, config, pick)
         vectors = dict(zip(named, encoded.result(), strict=True))
-    phrases = sorted({normalise(draft.interest) for drafts in found.values() for draft in drafts})
+    phrases = sorted({normalise(draft.interest) for picked in found.values() for draft in picked.candidate.drafts})
     vectors |= dict(zip(phrases, encoder.encode(phrases), strict=True))
     memories: dict[str, _Memory] = {}
     rows: list[dict[str, Any]] = []
     for entries in levels:
         for entry in entries:
-            if drafts := found[_key(entry)]:
+            if picked := found.get(_key(entry)):
                 memory = memories.setdefault(entry["user_id"], _Memory())
-                rows += _rows(entry, drafts, memory, texts, vectors, config, engine.name)
+                rows += _rows(entry, picked, memory, texts, vectors, config, engine.name)
     interests = USER_INTEREST.from_rows(rows).sort_by([(name, "ascending") for name in USER_INTEREST.key])
     return Mined(interests, REJECT.from_rows(rejects), usage)
 
@@ -149,24 +189,25 @@ def _levels(chunks: pa.Table, config: MiningConfig) -> list[pa.Table]:
 
 
 def _ask(
-    levels: Sequence[Sequence[dict[str, Any]]], engine: Engine, config: MiningConfig
-) -> tuple[dict[str, list[InterestDraft]], list[dict[str, str]], Usage]:
-    """Chunk → the distinct interests of its answer (none of an invalid one); what was refused; what it cost."""
+    levels: Sequence[Sequence[dict[str, Any]]], engine: Engine, config: MiningConfig, pick: Pick
+) -> tuple[dict[str, Picked], list[dict[str, str]], Usage]:
+    """Chunk → what was kept of its answers (nothing of invalid ones); what was refused; what it cost."""
     entries = {_key(entry): entry for level in levels for entry in level}
     chains: dict[str, list[str]] = {}
     for key, entry in entries.items():
         chains.setdefault(entry["user_id"], []).append(key)
     following = {key: after for chain in chains.values() for key, after in pairwise(chain)}
-    found: dict[str, list[InterestDraft]] = {}
+    found: dict[str, Picked] = {}
     refused: dict[str, list[dict[str, str]]] = {}
     previous: dict[str, list[str]] = {}  # user → the last good chunk's phrases
 
     def next_of(outcome: Outcome) -> list[Question]:
         key = outcome.question_id
         user = entries[key]["user_id"]
-        found[key], refused[key] = _drafts(key, outcome)
-        if found[key]:
-            previous[user] = [draft.interest for draft in found[key]]
+        candidates, refused[key] = _candidates(key, outcome)
+        if candidates:
+            found[key] = pick(entries[key], candidates)
+            previous[user] = [draft.interest for draft in found[key].candidate.drafts]
         after = following.get(key)
         return [_question(after, entries[after], previous.get(user, ()), config)] if after else []
 
@@ -175,26 +216,36 @@ def _ask(
     return found, [reject for key in entries for reject in refused[key]], usage
 
 
-def mining_notes(num_chosen: int, num_users: int) -> dict[str, str]:
-    """What a manifest should say of a subset."""
-    return {"users": f"{num_chosen} of {num_users} users that have chunks were read"}
-
-
 def _question(key: str, entry: dict[str, Any], previous: Sequence[str], config: MiningConfig) -> Question:
-    return Question(key, {"behaviours": entry["text"], "previous": list(previous[: config.max_previous])}, config.sampling)
+    carried = list(previous[: config.max_previous]) if config.cascade else []
+    return Question(key, {"behaviours": entry["text"], "previous": carried}, config.sampling)
 
 
 def _key(entry: dict[str, Any]) -> str:
     return f"{entry['user_id']}/{entry['chunk']}"
 
 
-def _drafts(key: str, outcome: Outcome) -> tuple[list[InterestDraft], list[dict[str, str]]]:
-    """The distinct interests of an answer (none of an invalid one), and what was refused."""
-    if not isinstance(outcome.answer, UserInterests):
+def _candidates(key: str, outcome: Outcome) -> tuple[list[Candidate], list[dict[str, str]]]:
+    """The answers to a question that hold an interest, and what was refused."""
+    if outcome.answer is None:
         return [], [refusal(STAGE, key, outcome)]
+    candidates, rejects = [], []
+    for number, sample in enumerate(outcome.samples):
+        place = key if len(outcome.samples) == 1 else f"{key}/{number}"
+        if isinstance(sample.answer, UserInterests):
+            drafts, refused = _drafts(place, sample.answer)
+            candidates += [Candidate(number, drafts)] if drafts else []
+            rejects += refused
+        else:
+            rejects.append(refuse(STAGE, place, sample.error or "", sample.text))
+    return candidates, rejects
+
+
+def _drafts(key: str, answer: UserInterests) -> tuple[list[InterestDraft], list[dict[str, str]]]:
+    """The distinct interests of an answer, and what was refused."""
     rejects = []
     distinct: dict[str, InterestDraft] = {}
-    for rank, draft in enumerate(outcome.answer.interests):
+    for rank, draft in enumerate(answer.interests):
         phrase = normalise(draft.interest)
         if not phrase:
             rejects.append(refuse(STAGE, f"{key}/{rank}", "interest without a word", draft.interest))
@@ -209,17 +260,18 @@ def _drafts(key: str, outcome: Outcome) -> tuple[list[InterestDraft], list[dict[
 
 def _rows(
     entry: dict[str, Any],
-    found: list[InterestDraft],
+    picked: Picked,
     memory: _Memory,
     texts: dict[str, str],
     vectors: dict[str, np.ndarray],
     config: MiningConfig,
     model: str,
 ) -> list[dict[str, Any]]:
+    found = picked.candidate.drafts
     phrase_vectors = np.stack([vectors[normalise(draft.interest)] for draft in found])
     shifts = memory.shifts(phrase_vectors, config.same_similarity)
     memory.remember(phrase_vectors)
-    items = [item for item in dict.fromkeys(entry["item_ids"]) if item in texts]
+    items = [item for item in dict.fromkeys(entry["item_ids"]) if item in texts] if config.max_evidence else []
     evidence = _evidence(phrase_vectors, items, [vectors[texts[item]] for item in items], config)
     return [
         {
@@ -230,6 +282,7 @@ def _rows(
             "reason": draft.reason,
             "shift": shift,
             "evidence": supporting,
+            **picked.columns,
             "model": model,
         }
         for rank, (draft, shift, supporting) in enumerate(zip(found, shifts, evidence, strict=True))

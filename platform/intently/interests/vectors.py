@@ -5,6 +5,7 @@ Shapes: N texts or items, Q queries, D the encoder's dimension, K neighbours.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ class RememberingEncoder:
     def __init__(self, encoder: TextEncoder, max_texts: int = 200_000) -> None:
         self._encoder, self._max_texts = encoder, max_texts
         self._vectors: dict[str, np.ndarray] = {}
+        self._one_at_a_time = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -40,13 +42,14 @@ class RememberingEncoder:
         """N texts → [N, D] float32, each row of length 1."""
         if not texts:
             return np.zeros((0, 0), np.float32)
-        fresh = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        if len(self._vectors) + len(fresh) > self._max_texts:
-            self._vectors.clear()
-            fresh = list(dict.fromkeys(texts))
-        if fresh:
-            self._vectors.update(zip(fresh, self._encoder.encode(fresh), strict=True))
-        return np.stack([self._vectors[text] for text in texts])
+        with self._one_at_a_time:  # tokenizers may not be used by two threads at once
+            fresh = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+            if len(self._vectors) + len(fresh) > self._max_texts:
+                self._vectors.clear()
+                fresh = list(dict.fromkeys(texts))
+            if fresh:
+                self._vectors.update(zip(fresh, self._encoder.encode(fresh), strict=True))
+            return np.stack([self._vectors[text] for text in texts])
 
 
 def item_texts(items: pa.Table) -> pa.ChunkedArray:

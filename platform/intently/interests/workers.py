@@ -18,8 +18,11 @@ from intently.data.counts import save_counts
 from intently.interests.ensemble import EnsembleConfig, merge_users
 from intently.interests.explanations import ExplanationConfig, ReasonJudge, explain, pairs_of_part, plan_pairs
 from intently.interests.phrases import BrandFinder
+from intently.interests.rating import RatingModels
+from intently.interests.rating_labels import RatingLabelConfig, label_ratings
 from intently.interests.reason_rules import ReasonRules
 from intently.interests.tags import TagConfig, predict_tags
+from intently.interests.tree import TreeConfig, search_users
 from intently.interests.usage import Usage
 from intently.interests.users import Mined, MiningConfig, keep_chosen, mine_users
 from intently.interests.vectors import RememberingEncoder
@@ -81,6 +84,89 @@ class UserMiner:
 
     def _mine(self, chunks: pa.Table, engine: Engine) -> Mined:
         return mine_users(chunks, self._items, engine, RememberingEncoder(self._encoder), self._config)
+
+
+class TreeMiner:
+    """Chunk parts → user_interest and interest_node parts.
+
+    Args:
+        stage: takes the interests of the kept paths.
+        nodes: takes the trees, a part for each part.
+        chunks: artifact of CHUNK.
+        items: artifact of ITEM.
+        config: how trees are searched.
+        last_place: `users.chosen_users` over the whole artifact.
+        engine: which language model.
+        encoder: which text encoder.
+        rating_model: the artifact of the rating models; None keeps the first candidate of each chunk.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        nodes: Stage,
+        chunks: Artifact,
+        items: Artifact,
+        config: TreeConfig,
+        last_place: str | None,
+        engine: EngineConfig,
+        encoder: EncoderConfig,
+        rating_model: Artifact | None,
+    ) -> None:
+        self._stage, self._nodes, self._chunks, self._config, self._last_place = stage, nodes, chunks, config, last_place
+        self._items = items.read(columns=TEXT_COLUMNS)
+        self._encoder = TextEncoder(encoder)
+        self._rater = RatingModels.load(rating_model) if rating_model else None
+        if self._rater:
+            self._rater.require(self._encoder)
+        self._engine = cached_engine(engine, stage)
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Search the trees of one bucket's users."""
+        self._engine.begin(part)
+        chunks = keep_chosen(self._chunks.read(part), self._last_place)
+        searched = search_users(chunks, self._items, self._engine, RememberingEncoder(self._encoder), self._rater, self._config)
+        self._nodes.write(part, searched.nodes)
+        mined = searched.mined
+        return _write(self._stage, part, mined.interests, mined.rejects, mined.usage, {"nodes": searched.nodes.num_rows})
+
+
+class RatingLabeller:
+    """Interest_node parts → interest_rating parts.
+
+    Args:
+        stage: takes the parts.
+        nodes: artifact of INTEREST_NODE.
+        chunks: artifact of CHUNK, with the same parts.
+        history: artifact of HISTORY, with the same parts; nothing that is held out.
+        names: item id → short name.
+        config: which candidates are judged, and by what.
+        last_place: `users.chosen_users` over the whole artifact.
+        engine: which language model.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        nodes: Artifact,
+        chunks: Artifact,
+        history: Artifact,
+        names: Mapping[str, str],
+        config: RatingLabelConfig,
+        last_place: str | None,
+        engine: EngineConfig,
+    ) -> None:
+        self._stage, self._nodes, self._chunks, self._history = stage, nodes, chunks, history
+        self._names, self._config, self._last_place = names, config, last_place
+        self._engine = cached_engine(engine, stage)
+
+    def __call__(self, part: str) -> dict[str, int | float]:
+        """Judge the candidates of one bucket's users."""
+        self._engine.begin(part)
+        nodes, chunks, history = (keep_chosen(each.read(part), self._last_place) for each in (self._nodes, self._chunks, self._history))
+        labelled = label_ratings(nodes, chunks, history, self._names, self._engine, self._config)
+        counts = {"skipped_chunks": labelled.skipped_chunks}
+        return _write(self._stage, part, labelled.ratings, labelled.rejects, labelled.usage, counts)
 
 
 class TagPredictor:

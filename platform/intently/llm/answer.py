@@ -31,6 +31,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One of the answers that were drawn to a question.
+
+    Attributes:
+        text: as the model wrote it.
+        answer: what it says; None if it does not parse.
+        error: why it does not, the same words for the same cause; None if it does.
+    """
+
+    text: str
+    answer: Answer | None
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a question: an answer or an error, never both.
 
@@ -44,6 +59,7 @@ class Outcome:
         repaired: whether the answer, or the error, is that of the repair request.
         cost: what the tokens cost.
         reused: requests that the request cache answered and somebody else had paid for.
+        samples: every answer that was drawn, in the order of drawing; those of the repair where there was one, none if the engine failed.
     """
 
     question_id: str
@@ -55,6 +71,7 @@ class Outcome:
     repaired: bool = False
     cost: float = 0.0
     reused: int = 0
+    samples: tuple[Sample, ...] = ()
 
 
 Follow = Callable[[Outcome], Sequence[Question]]
@@ -118,14 +135,18 @@ def _judge(reply: Reply, task: Task) -> tuple[Outcome, AnswerError | None]:
     """The outcome of a reply, and why the last of its samples was refused if all were."""
     outcome = Outcome(reply.request_id, None, reply.error, "", reply.prompt_tokens, reply.completion_tokens)
     outcome = replace(outcome, cost=reply.cost, reused=int(reply.reused))
-    refusal = None
+    refusal, samples = None, []
     for text in reply.texts:
         try:
-            return replace(outcome, answer=task.parse(text), error=None, raw=text), None
+            samples.append(Sample(text, task.parse(text), None))
         except AnswerError as error:
             refusal = error
-            outcome = replace(outcome, error=error.reason, raw=text)
-    return outcome, refusal
+            samples.append(Sample(text, None, error.reason))
+    valid = next((sample for sample in samples if sample.answer), None)
+    told = valid or (samples[-1] if samples else None)
+    if told:
+        outcome = replace(outcome, answer=told.answer, error=told.error, raw=told.text, samples=tuple(samples))
+    return outcome, None if valid else refusal
 
 
 def _repair(request: Request, raw: str, refusal: AnswerError) -> Request:

@@ -51,7 +51,8 @@ def model_identity(config: Config) -> str:
 def request_key(model: str, request: Request) -> str:
     """32 hex digits of a request's content; its id is none of it."""
     pictures = [hashlib.sha256(image).hexdigest() for image in request.images]
-    content = [model, request.messages, request.sampling.model_dump(mode="json"), request.json_schema, pictures]
+    content: list[Any] = [model, request.messages, request.sampling.model_dump(mode="json"), request.json_schema, pictures]
+    content += [request.choices] if request.choices else []
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -112,6 +113,7 @@ class RequestCache:
             "completion_tokens": reply.completion_tokens,
             "cached_tokens": reply.cached_tokens,
             "cost": reply.cost,
+            "probabilities": reply.probabilities,
         }
         self._log.write(f"{key}\t{payer}\t{json.dumps(content)}\n".encode())
         self._fresh[bytes.fromhex(key)] = Kept(replace(reply, request_id=""), frozenset({payer}))
@@ -322,7 +324,8 @@ class _Call:
         if paid_here and key not in self._counted:
             self._replies[place] = replace(reply, request_id=name)
         else:
-            self._replies[place] = Reply(name, reply.texts, reply.error, 0, 0, reused=reply.error is None)
+            told = replace(reply, request_id=name, prompt_tokens=0, completion_tokens=0, cached_tokens=0, cost=0.0)
+            self._replies[place] = replace(told, reused=reply.error is None)
         if reply.error is None:
             self._counted.add(key)
         return (self._on_reply(self._replies[place]) or ()) if self._on_reply else ()
@@ -343,6 +346,6 @@ def _parse(line: bytes) -> tuple[str, Reply] | None:
         _, payer, content = line.decode().split("\t", 2)
         told: dict[str, Any] = json.loads(content)
         tokens = (told["prompt_tokens"], told["completion_tokens"], told["cached_tokens"])
-        return payer, Reply("", tuple(told["texts"]), None, *tokens, cost=told["cost"])
+        return payer, Reply("", tuple(told["texts"]), None, *tokens, cost=told["cost"], probabilities=tuple(told["probabilities"]))
     except (ValueError, KeyError):
         return None

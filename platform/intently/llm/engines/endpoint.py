@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import httpx
@@ -17,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError
-from intently.llm.contract import Message, OnReply, Reply, Request
+from intently.llm.contract import Message, OnReply, Reply, Request, choice_reply
 from intently.llm.engines.pace import Budget, BudgetSpentError, Pace
 
 NO_KEY = "none"
@@ -27,6 +29,8 @@ FIRST_BACKOFF_S = 0.5
 CHARACTERS_A_TOKEN = 3
 """Fewer than tokenizers need of English text, so that a budget is rather kept than overdrawn."""
 TOKENS_A_PICTURE = 1500
+TOP_LOGPROBS = 20
+"""Alternatives that are asked for where choices count: the most that OpenAI and vLLM give."""
 TOO_MANY_REQUESTS = 429
 RETRIED = frozenset({408, 409, TOO_MANY_REQUESTS})
 
@@ -63,8 +67,22 @@ class _Message(BaseModel):
     content: str | None = None
 
 
+class _Alternative(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Place(BaseModel):
+    top_logprobs: list[_Alternative] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Place] | None = None
+
+
 class _Choice(BaseModel):
     message: _Message
+    logprobs: _Logprobs | None = None
 
 
 class _Usage(BaseModel):
@@ -152,6 +170,8 @@ class EndpointEngine:
 
     async def _answer(self, request: Request) -> Reply:
         wanted = request.sampling.num_samples
+        if request.choices:
+            return await self._ask(request, 1)
         first = await self._ask(request, wanted)
         if first.error or len(first.texts) == wanted:
             return first
@@ -232,6 +252,8 @@ def _body(request: Request, num_samples: int, seed_offset: int, config: Endpoint
         "temperature": sampling.temperature,
         config.max_tokens_field: sampling.max_tokens,
     }
+    if request.choices:
+        body |= {"temperature": 0, config.max_tokens_field: 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
     if num_samples > 1:
         body["n"] = num_samples
     if sampling.seed is not None:
@@ -300,11 +322,26 @@ def _read(request: Request, response: str, num_samples: int) -> Reply:
     if not texts:
         raise _AttemptError("the endpoint's answer holds no choice", True)
     usage = completion.usage or _Usage()
+    if request.choices:
+        logprobs = completion.choices[0].logprobs
+        if logprobs is None or not logprobs.content:
+            raise _AttemptError("the endpoint gives no log-probabilities", False)
+        return choice_reply(request, _by_choice(request, logprobs.content[0]), usage.prompt_tokens, usage.completion_tokens)
     return Reply(request.request_id, texts, None, usage.prompt_tokens, usage.completion_tokens)
 
 
+def _by_choice(request: Request, place: _Place) -> list[float]:
+    """Of each choice the log-probability of the likeliest token that only it begins with; -inf where the server listed none."""
+    found = dict.fromkeys(request.choices, -math.inf)
+    for each in place.top_logprobs:
+        begun = [choice for choice in request.choices if (token := each.token.strip()) and choice.startswith(token)]
+        if len(begun) == 1:
+            found[begun[0]] = max(found[begun[0]], each.logprob)
+    return list(found.values())
+
+
 def _priced(reply: Reply, cost: float) -> Reply:
-    return Reply(reply.request_id, reply.texts, reply.error, reply.prompt_tokens, reply.completion_tokens, cost=cost)
+    return replace(reply, cost=cost)
 
 
 def _join(request: Request, replies: list[Reply]) -> Reply:

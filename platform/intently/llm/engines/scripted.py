@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from intently.core.config import Config
-from intently.llm.contract import OnReply, Reply, Request
+from intently.llm.contract import OnReply, Reply, Request, choice_reply
+
+Script = str | tuple[str, ...]
+"""A text, the same for every sample; or one a sample; or, where choices count, how probable each is."""
 
 
 class ScriptedConfig(Config):
     """Settings of the scripted engine (tests only)."""
 
     kind: Literal["scripted"] = "scripted"
-    replies: dict[str, str] = Field(
+    replies: dict[str, Script] = Field(
         default_factory=dict, description="part of the user's message → answer; the first that is found in it counts"
     )
     default: str = Field("", description="answer where no part is found")
@@ -24,7 +28,7 @@ class ScriptedConfig(Config):
 class ScriptedEngine:
     """Answers by a function of the request; tests only. An answer of None makes the request fail."""
 
-    def __init__(self, respond: Callable[[Request], str | None], name: str = "scripted:function") -> None:
+    def __init__(self, respond: Callable[[Request], Script | None], name: str = "scripted:function") -> None:
         self._respond = respond
         self._name = name
 
@@ -32,7 +36,7 @@ class ScriptedEngine:
     def from_config(cls, config: ScriptedConfig) -> ScriptedEngine:
         """The engine that looks the user's message up in `config.replies`."""
 
-        def respond(request: Request) -> str:
+        def respond(request: Request) -> Script:
             asked = next(message["content"] for message in request.messages if message["role"] == "user")
             return next((answer for part, answer in config.replies.items() if part in asked), config.default)
 
@@ -60,5 +64,9 @@ class ScriptedEngine:
         text = self._respond(request)
         if text is None:
             return Reply(request.request_id, (), "the script fails here", prompt_tokens, 0)
+        if request.choices:
+            wanted = [float(one) for one in text]
+            return choice_reply(request, [math.log(one) if one else -math.inf for one in wanted], prompt_tokens, 1)
         num_samples = request.sampling.num_samples
-        return Reply(request.request_id, (text,) * num_samples, None, prompt_tokens, num_samples * len(text.split()))
+        texts = text if isinstance(text, tuple) else (text,) * num_samples
+        return Reply(request.request_id, texts, None, prompt_tokens, sum(len(each.split()) for each in texts))

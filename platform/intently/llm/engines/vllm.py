@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,7 +20,7 @@ from pydantic import Field
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError, EngineError
 from intently.llm.checkpoint import checkpoint_identity
-from intently.llm.contract import OnReply, Reply, Request, Sampling
+from intently.llm.contract import OnReply, Reply, Request, Sampling, choice_reply
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -102,7 +102,7 @@ class VLLMEngine:
         from vllm.exceptions import VLLMServerError  # heavy: only where an engine is started
 
         with ONE_AT_A_TIME:
-            batch = _Batch(on_reply)
+            batch = _Batch(on_reply, self._choice_tokens)
             self._add(batch, requests)
             engine = self._llm.llm_engine
             while engine.has_unfinished_requests():
@@ -129,9 +129,24 @@ class VLLMEngine:
         ]
         return self._tokenizer(texts, add_special_tokens=False)["input_ids"]
 
+    def _params(self, request: Request, room: int) -> SamplingParams:
+        from vllm import SamplingParams  # heavy: only where an engine is started
+
+        if request.choices:
+            # One greedy token; what counts are the log-probabilities of the first token of each choice.
+            tokens = self._choice_tokens(request.choices)
+            return SamplingParams(max_tokens=1, temperature=0, logprobs=len(tokens), logprob_token_ids=list(tokens))
+        guided = self._config.structured != "off"
+        return _sampling_params(request.sampling, request.json_schema if guided else None, room)
+
+    def _choice_tokens(self, choices: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(choice, add_special_tokens=False)[0] for choice in choices)
+
     def _unfit(self, request: Request, prompt: list[int]) -> str | None:
         if request.images:
             return "the engine in this process reads no pictures; serve the model and use an endpoint"
+        if len(set(self._choice_tokens(request.choices))) < len(request.choices):
+            return f"the model's tokenizer begins several of {', '.join(request.choices)} alike"
         return f"the prompt is longer than {self._max_model_len - 1} tokens" if len(prompt) >= self._max_model_len else None
 
     def _add(self, batch: _Batch, requests: Sequence[Request]) -> None:
@@ -157,8 +172,7 @@ class VLLMEngine:
 
         if not fitting:
             return []
-        guided = self._config.structured != "off"
-        params = [_sampling_params(r.sampling, r.json_schema if guided else None, self._max_model_len - len(p)) for _, r, p in fitting]
+        params = [self._params(request, self._max_model_len - len(prompt)) for _, request, prompt in fitting]
         inputs = [TokensPrompt(prompt_token_ids=prompt) for _, _, prompt in fitting]
         try:
             added = self._llm.enqueue(inputs, params, lora_request=self._lora, use_tqdm=False)
@@ -177,8 +191,8 @@ class VLLMEngine:
 class _Batch:
     """The requests of one call with their replies, in the order in which they came."""
 
-    def __init__(self, on_reply: OnReply | None) -> None:
-        self._on_reply = on_reply
+    def __init__(self, on_reply: OnReply | None, choice_tokens: Callable[[tuple[str, ...]], tuple[int, ...]]) -> None:
+        self._on_reply, self._choice_tokens = on_reply, choice_tokens
         self._requests: list[Request] = []
         self._replies: dict[int, Reply] = {}
         self._places: dict[str, int] = {}
@@ -193,7 +207,8 @@ class _Batch:
 
     def finish(self, name: str, output: RequestOutput) -> Sequence[Request]:
         place = self._places.pop(name)
-        return self._told(place, _reply(self._requests[place], output))
+        request = self._requests[place]
+        return self._told(place, _reply(request, output, self._choice_tokens(request.choices)))
 
     def refuse(self, place: int, error: str, num_tokens: int) -> Sequence[Request]:
         return self._told(place, Reply(self._requests[place].request_id, (), error, num_tokens, 0))
@@ -324,8 +339,13 @@ def _sampling_params(sampling: Sampling, json_schema: str | None, room: int) -> 
     )
 
 
-def _reply(request: Request, output: RequestOutput) -> Reply:
+def _reply(request: Request, output: RequestOutput, choice_tokens: tuple[int, ...]) -> Reply:
     samples = sorted(output.outputs, key=lambda sample: sample.index)
+    if choice_tokens:
+        assert samples[0].logprobs, "log-probabilities were asked for"
+        first = samples[0].logprobs[0]
+        logprobs = [first[token].logprob for token in choice_tokens]
+        return choice_reply(request, logprobs, len(output.prompt_token_ids or ()), 1, output.num_cached_tokens or 0)
     return Reply(
         request.request_id,
         tuple(sample.text for sample in samples),
