@@ -49,6 +49,16 @@ def files(workspace: Workspace) -> list[Path]:
     return sorted(Path(workspace.path(FOLDER, "model")).glob("*.jsonl"))
 
 
+def test_cache_choices_are_a_question_of_their_own_and_keep_their_probabilities(workspace: Workspace) -> None:
+    engine = ScriptedEngine(lambda request: ("0.8", "0.2") if request.choices else "text")
+    choice, text = ask("1", "tea?", choices=("Yes", "No")), ask("2", "tea?")
+    asked = cached(engine, workspace).generate([choice, text])
+    again = cached(ScriptedEngine(lambda request: None), workspace).generate([choice, text])
+    for chosen, written in (asked, again):
+        assert (chosen.texts, chosen.probabilities) == (("Yes",), pytest.approx((0.8, 0.2)))
+        assert (written.texts, written.probabilities) == (("text",), ())
+
+
 def test_cache_another_process_asks_only_what_is_new(workspace: Workspace) -> None:
     first, second = Counting(), Counting()
     assert told(cached(first, workspace).generate([ask("1", "a b"), ask("2", "c")])) == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import socket
 import threading
 import time
@@ -93,7 +94,10 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
     num_choices = 1 if body["model"] == "single" else body.get("n", 1)
     content = body["messages"][-1]["content"]
     texts = [f"{content if isinstance(content, str) else content[0]['text']}/{body.get('seed', 0) + i}" for i in range(num_choices)]
-    choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
+    choices: list[dict[str, Any]] = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(texts)]
+    if "top_logprobs" in body and body["model"] != "mute":
+        listed = [(" Yes", -1.0), ("Y", -4.0), ("No", -2.0), ("", -0.5), ("Maybe", -0.1)] if body["model"] == "sure" else [("Maybe", -0.1)]
+        choices[0]["logprobs"] = {"content": [{"top_logprobs": [{"token": token, "logprob": logprob} for token, logprob in listed]}]}
     return {"object": "chat.completion", "choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 2 * num_choices}}
 
 
@@ -174,6 +178,21 @@ def test_endpoint_requests_are_in_flight_together_up_to_concurrency(server: Serv
     server.most_in_flight = 0
     ask(server, "good", [request(f"q{i}") for i in range(20)], concurrency=1)
     assert server.most_in_flight == 1
+
+
+def test_endpoint_choices_are_read_off_the_first_tokens_log_probabilities(server: Server) -> None:
+    request = contract.Request("a", (Message(role="user", content="Tea?"),), Sampling(max_tokens=9), choices=("Yes", "No"))
+    (reply,) = ask(server, "sure", [request])
+    body = server.bodies[-1]
+    assert (body["max_tokens"], body["temperature"], body["logprobs"], body["top_logprobs"]) == (1, 0, True, 20)
+    assert (reply.texts, reply.error) == (("Yes",), None)
+    assert reply.probabilities == pytest.approx(
+        (math.exp(-1) / (math.exp(-1) + math.exp(-2)), math.exp(-2) / (math.exp(-1) + math.exp(-2)))
+    )
+    (lost,) = ask(server, "unsure", [request])
+    assert (lost.texts, lost.probabilities, lost.error) == ((), (), "the answer begins like none of Yes, No")
+    (mute,) = ask(server, "mute", [request])
+    assert mute.error == "the endpoint gives no log-probabilities"
 
 
 def test_endpoint_rate_limited_request_is_asked_again(server: Server) -> None:

@@ -24,6 +24,7 @@ from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
 from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TASK = TASKS["explanation"]
 PLATFORM = Path(__file__).parents[3] / "platform"
@@ -111,6 +112,20 @@ def test_vllm_samples_of_one_request_share_the_prompt_and_repeat_with_the_seed(e
     assert many.texts == again.texts
     assert many.prompt_tokens == one.prompt_tokens
     assert many.completion_tokens <= 48
+
+
+def test_vllm_choices_have_the_models_own_probabilities(engine: ray.actor.ActorHandle, tiny_model: Path) -> None:
+    asked = Request("a", (Message(role="user", content="Do you like tea?"),), Sampling(), choices=("Yes", "No"))
+    alike = replace(asked, request_id="b", choices=("Yes", "Yet"))
+    reply, refused = ray.get(engine.generate.remote([asked, alike]))
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    prompt = tokenizer.apply_chat_template(list(asked.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        logits = model(prompt["input_ids"]).logits[0, -1]
+    wanted = torch.softmax(logits[[tokenizer.encode(word)[0] for word in asked.choices]], 0).tolist()
+    assert reply.probabilities == pytest.approx(wanted, abs=0.02)  # vLLM computes in bfloat16 here
+    assert reply.texts == (("Yes", "No")[wanted.index(max(wanted))],)
+    assert (refused.texts, refused.error) == ((), "the model's tokenizer begins several of Yes, Yet alike")
 
 
 def test_vllm_same_prefix_is_computed_once(engine: ray.actor.ActorHandle) -> None:
