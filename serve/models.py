@@ -132,6 +132,17 @@ class Interest(Message):
     score: float | None = Field(description="S_final of the search tree, if it was used")
 
 
+class Branch(Message):
+    """One of the readings of a stretch that tree search chose from."""
+
+    path: str = Field(description="readings chosen from the oldest stretch down to this one, as '0/3/1'")
+    interests: list[str]
+    s_continuity: float | None = Field(description="how probably it goes on from the stretch before with a gain; null for the first")
+    s_effectiveness: float | None = Field(description="how probably it foretells better than the raw behaviours")
+    s_final: float | None = Field(description="what the choice went by")
+    chosen: bool = Field(description="whether the path goes through it")
+
+
 class InterestPeriod(Message):
     """A stretch of a history and the interests read from it."""
 
@@ -139,6 +150,7 @@ class InterestPeriod(Message):
     start: datetime | None = Field(description="time of its first event")
     end: datetime | None = Field(description="time of its last event")
     interests: list[Interest]
+    branches: list[Branch] = Field(description="all readings of this stretch; empty where interests were not found by tree search")
 
 
 class Interests(Message):

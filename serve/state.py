@@ -15,12 +15,14 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from intently.core.schema import INTEREST_NODE
 from intently.core.workspace import Artifact, Workspace
 from intently.data.days import Histories as StandingHistories
 from intently.data.days import open_histories
 from intently.retrieval.retriever import TowerRetriever
 
 from serve.models import (
+    Branch,
     Evidence,
     History,
     HistoryEvent,
@@ -44,6 +46,8 @@ GENERATOR = "generator"
 """Artifact of the strategy `generative`; where there is none, the service answers without it."""
 GENERATED_AT_MOST = 100
 """Width of the beam: as many items as a request may ask for."""
+TREES = "interest_node"
+"""Artifact of the search trees behind the interests, where they were found by tree search."""
 TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation_store")
 MOST_REMEMBERED = 50_000
 """Users of whom a replica remembers what the tables say."""
@@ -241,6 +245,7 @@ class State:
     reasons: Reasons
     retriever: TowerRetriever
     versions: dict[str, str]
+    trees: Grouped
     generator: TrainedGenerator | None = None
     remembered: dict[str, About] = field(default_factory=dict, repr=False, compare=False)
 
@@ -273,6 +278,7 @@ class State:
             versions=dict(versions)
             if versions
             else _versions(artifacts.values(), histories) | dict(retriever.versions) | ({GENERATOR: written} if written else {}),
+            trees=Grouped(_trees_of(workspace, artifacts["user_interest"]), "user_id", ["chunk", "sample"]),
             generator=_load_generator(workspace, written) if written else None,
         )
 
@@ -323,6 +329,9 @@ class State:
         """The user's interests by stretch of history."""
         spans: dict[int, tuple[datetime, datetime]] = {row["chunk"]: (row["start"], row["end"]) for row in self.chunks.rows(user_id)}
         by_chunk: dict[int, list[Interest]] = {chunk: [] for chunk in spans}
+        branches: dict[int, list[Branch]] = {}
+        for node in self.trees.rows(user_id):
+            branches.setdefault(node["chunk"], []).append(Branch(**{name: node[name] for name in Branch.model_fields}))
         for row in self.interests.rows(user_id):
             by_chunk.setdefault(row["chunk"], []).append(
                 Interest(
@@ -336,7 +345,13 @@ class State:
                 )
             )
         periods = [
-            InterestPeriod(chunk=chunk, start=spans.get(chunk, (None, None))[0], end=spans.get(chunk, (None, None))[1], interests=interests)
+            InterestPeriod(
+                chunk=chunk,
+                start=spans.get(chunk, (None, None))[0],
+                end=spans.get(chunk, (None, None))[1],
+                interests=interests,
+                branches=branches.get(chunk, []),
+            )
             for chunk, interests in sorted(by_chunk.items())
         ]
         return Interests(user_id=user_id, periods=periods)
@@ -359,6 +374,15 @@ class State:
             for user_id in ordered
         ]
         return Users(total=len(self.histories), users=cards)
+
+
+def _trees_of(workspace: Workspace, interests: Artifact) -> pa.Table:
+    """INTEREST_NODE rows of the run that found these interests; none where that was no tree search, or another one came later."""
+    version = workspace.latest_version(TREES)
+    nodes = workspace.artifact(TREES, version) if version else None
+    if nodes is None or (nodes.manifest.inputs, nodes.manifest.config) != (interests.manifest.inputs, interests.manifest.config):
+        return INTEREST_NODE.empty()
+    return nodes.read()
 
 
 def _load_generator(workspace: Workspace, version: str) -> TrainedGenerator:

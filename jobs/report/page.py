@@ -12,7 +12,7 @@ from intently.retrieval.fusion import Point, pareto_front
 from report.contents import Contents
 from report.figures import Score, Sweep, seconds_in_words
 from report.people import Person
-from report.plots import plot_behaviours, plot_front, plot_histogram, plot_scores, plot_sweep
+from report.plots import plot_behaviours, plot_front, plot_histogram, plot_path, plot_scores, plot_sweep
 
 LINES_OF_A_PERSON = 5
 
@@ -34,7 +34,8 @@ def draw(contents: Contents) -> dict[str, bytes]:
     chosen = [point for point in points if point.beta == contents.beta]
     if chosen:
         plots["fusion_front.png"] = plot_front(points, pareto_front(points), chosen[0])
-    return plots
+    paths = {place: plot_path(person.periods, person.wishes) for place, person in enumerate(contents.people) if person.wishes}
+    return plots | {f"path_{place}.png": png for place, png in paths.items()}
 
 
 def sweep_points(contents: Contents) -> list[Point]:

@@ -18,12 +18,13 @@ ANYBODY = ""
 
 @dataclass(frozen=True)
 class Cell:
-    """One interest in one chunk: its stage and shift; `true` is None where no truth is known."""
+    """One interest in one chunk: its stage and shift; `true` is None where no truth is known, `score` (S_final) without tree search."""
 
     stage: str
     shift: str
     reason: str
     true: bool | None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _wishes(user_id: str, tables: Tables) -> tuple[tuple[Period, ...], tuple[Wis
         place = places[row["chunk"]]
         cells = rows.setdefault(row["interest"], [None] * len(periods))
         true = _was_true(row["interest"], periods[place], truths) if truths else None
-        cells[place] = Cell(row["stage"], row["shift"], row["reason"], true)
+        cells[place] = Cell(row["stage"], row["shift"], row["reason"], true, row["s_final"])
     return periods, tuple(Wish(interest, tuple(cells)) for interest, cells in rows.items())
 
 

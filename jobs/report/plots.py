@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from report.figures import Score, Sweep
+from report.people import Period, Wish
 
 INK, QUIET = "#22303c", "#8795a1"
 PALETTE = ("#1f7a8c", "#e07a5f", "#7a6ff0", "#81b29a", "#d4a017", "#b56576", "#5c677d", "#a3b18a")
@@ -66,6 +67,39 @@ def plot_lives(tokens: dict[str, np.ndarray], budgets: dict[str, int]) -> bytes:
     axes.set_xlabel("tokens of a user's whole life")
     axes.set_ylabel("share of users")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return _png(figure)
+
+
+def plot_path(periods: Sequence[Period], wishes: Sequence[Wish], num_wishes: int = 14) -> bytes:
+    """A person's interests over the stretches of their history: filled where new, ringed where taken up again, pale where fading.
+
+    The wishes of the latest stretch come first, as everywhere; where tree search scored the stretches, S_final stands on top.
+    """
+    shown = list(wishes[:num_wishes])
+    figure, axes = _canvas(max(6.4, 1.4 + 0.7 * len(periods)), 0.34 * len(shown) + 1.3)
+    scores: dict[int, float] = {}
+    for row, wish in enumerate(shown):
+        places = [place for place, cell in enumerate(wish.cells) if cell is not None]
+        axes.plot([places[0], places[-1]], [row, row], color="#d5dde2", linewidth=1.4, zorder=1)
+        for place in places:
+            cell = wish.cells[place]
+            assert cell is not None
+            colour = PALETTE[0] if cell.shift == "new" else PALETTE[1] if cell.shift == "returned" else "white"
+            alpha = 0.45 if cell.stage == "fading" else 1.0
+            edge = PALETTE[1] if cell.shift == "returned" else PALETTE[0]
+            axes.plot([place], [row], "o", color=colour, markeredgecolor=edge, markersize=9, alpha=alpha, zorder=2)
+            if cell.score is not None:
+                scores[place] = cell.score
+    for place, score in scores.items():
+        axes.text(place, -0.85, f"{score:.2f}", ha="center", fontsize=7, color=QUIET)
+    axes.set_yticks(range(len(shown)), [wish.interest for wish in shown])
+    axes.set_xticks(range(len(periods)), [f"{period.start:%b %Y}" for period in periods], rotation=30, ha="right")
+    axes.set_ylim(len(shown) - 0.4, -1.2)
+    axes.set_xlim(-0.5, len(periods) - 0.5)
+    marks = (("new", PALETTE[0], PALETTE[0]), ("continued", "white", PALETTE[0]), ("taken up again", PALETTE[1], PALETTE[1]))
+    for said, colour, edge in marks:
+        axes.plot([], [], "o", color=colour, markeredgecolor=edge, label=said)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
     return _png(figure)
 
 

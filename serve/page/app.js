@@ -88,7 +88,7 @@ function showInterests(periods) {
   const rows = new Map();
   periods.forEach((period, column) => period.interests.forEach((one) => {
     if (!rows.has(one.interest)) rows.set(one.interest, new Array(periods.length).fill(null));
-    rows.get(one.interest)[column] = one;
+    rows.get(one.interest)[column] = { ...one, branches: period.branches };
   }));
   const last = (cells) => cells.findLastIndex((cell) => cell !== null);
   const ordered = [...rows.entries()].sort(([, a], [, b]) => last(b) - last(a) || a.findIndex(Boolean) - b.findIndex(Boolean));
@@ -120,7 +120,15 @@ function explainInterest(button, cell) {
     make("h3", { textContent: cell.interest }),
     make("p", { textContent: cell.reason }),
     titles.length ? make("p", { class: "evidence", textContent: `Read from: ${titles.join(" · ")}` }) : "",
+    ...cell.branches.map(branchLine),
   );
+}
+
+function branchLine(branch) {
+  const scores = [["continues", branch.s_continuity], ["foretells", branch.s_effectiveness], ["in all", branch.s_final]]
+    .filter(([, score]) => score !== null).map(([name, score]) => `${name} ${score.toFixed(2)}`);
+  const verdict = branch.chosen ? "kept" : "not kept";
+  return make("p", { class: "branch", textContent: `Reading ${branch.path}, ${verdict}: ${branch.interests.join(" · ")}${scores.length ? ` (${scores.join(", ")})` : ""}` });
 }
 
 function spanOf(period) {

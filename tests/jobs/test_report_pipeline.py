@@ -236,7 +236,9 @@ def test_tell_without_known_truths_marks_nothing(tables: Tables) -> None:
 
 def test_page_escapes_what_came_from_data_and_needs_no_network(ann: Person) -> None:
     shown = contents([ann], Faithfulness(0.5, 0.25, 1 / 3, 10, 20, 5, 4))
-    page = render(shown, draw(shown))
+    plots = draw(shown)
+    assert plots["path_0.png"].startswith(PNG)
+    page = render(shown, plots)
     assert "Tent &lt;b&gt;" in page
     assert "<b>purchase" not in page
     for expected in ("Holds the tent.", "home light", "0.5000", "cycling", "age: 30", "what this person really went for next", "0.250"):

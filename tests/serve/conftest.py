@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from intently.core.schema import CHUNK, HISTORY, ITEM, TAG, USER, USER_INTEREST
+from intently.core.schema import CHUNK, HISTORY, INTEREST_NODE, ITEM, TAG, USER, USER_INTEREST
 from intently.core.workspace import Workspace
 from intently.retrieval.towers import TowerConfig
 from intently.retrieval.training import TrainingConfig
@@ -117,6 +117,18 @@ def rows_of_interests() -> list[dict]:
     ]  # fmt: skip
 
 
+def rows_of_nodes() -> list[dict]:
+    """Two readings of Ada's oldest stretch."""
+    readings = [(["hiking in wet weather", "running on trails"], 0.71, True), (["walking dogs"], 0.38, False)]
+    return [
+        {
+            "user_id": "ada", "bucket": 0, "chunk": 0, "sample": sample, "path": str(sample), "interests": interests,
+            "stages": ["active"] * len(interests), "s_effectiveness": score, "s_final": score, "chosen": chosen, "model": "hand",
+        }
+        for sample, (interests, score, chosen) in enumerate(readings)
+    ]  # fmt: skip
+
+
 def rows_of_chunks() -> list[dict]:
     return [
         {
@@ -153,6 +165,7 @@ def write_tables(workspace: Workspace) -> None:
         write_table(workspace, name, HISTORY, [history(user_id, acts) for user_id, acts in ACTS.items()])
     write_table(workspace, "chunk", CHUNK, rows_of_chunks())
     write_table(workspace, "user_interest", USER_INTEREST, rows_of_interests())
+    write_table(workspace, "interest_node", INTEREST_NODE, rows_of_nodes())
     write_table(workspace, "tag", TAG, rows_of_tags())
     reasons = [{"item_id": item_id, "interest": interest, "text": text, "model": "hand"} for item_id, interest, text in REASONS]
     write_explanations(workspace, reasons)

@@ -89,6 +89,12 @@ def test_page_interest_opens_with_its_evidence_by_keyboard(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(cell).to_have_attribute("aria-expanded", "true")
     expect(page.locator("#why")).to_contain_text("Read from: trail running vest")
+    expect(page.locator("#why .branch")).to_have_text(
+        [
+            "Reading 0, kept: hiking in wet weather · running on trails (foretells 0.71, in all 0.71)",
+            "Reading 1, not kept: walking dogs (foretells 0.38, in all 0.38)",
+        ]
+    )
     page.keyboard.press("Enter")
     expect(page.locator("#why")).to_be_hidden()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from intently.core.config import Config
 from intently.core.errors import MissingArtifactError
-from intently.core.schema import CHUNK
-from intently.core.workspace import Workspace
+from intently.core.schema import CHUNK, INTEREST_NODE
+from intently.core.workspace import Workspace, open_stage
+from intently.retrieval.towers import TowerConfig
+from intently.retrieval.training import TrainingConfig
 
+from benchmarks.serving_world import write_untrained_towers
 from serve.state import Catalogue, Grouped, Histories, State
 
 
@@ -44,6 +48,23 @@ def test_history_items_are_the_last_ones_without_searches(tables: Workspace) -> 
 def test_state_without_towers_names_what_is_missing(tables: Workspace) -> None:
     with pytest.raises(MissingArtifactError, match="'towers'"):
         State.load(tables)
+
+
+def test_state_shows_the_readings_that_interests_were_chosen_from(served: Workspace) -> None:
+    oldest, *others = State.load(served).interests_of("ada").periods
+    assert [(branch.path, branch.interests, branch.chosen) for branch in oldest.branches] == [
+        ("0", ["hiking in wet weather", "running on trails"], True),
+        ("1", ["walking dogs"], False),
+    ]
+    assert all(period.branches == [] for period in others)
+
+
+def test_state_trees_of_another_run_are_not_shown(tables: Workspace) -> None:
+    write_untrained_towers(tables, TrainingConfig(towers=TowerConfig(dim=8, hidden=16)), beta=0.5)
+    stage = open_stage(tables, "interest_node", INTEREST_NODE, {"chunk": "another"}, Config())
+    stage.write("part-00000", tables.artifact("interest_node").read())
+    stage.finish()
+    assert State.load(tables).interests_of("ada").periods[0].branches == []
 
 
 def test_state_current_interests_are_newest_first_and_fading_last(served: Workspace) -> None:
