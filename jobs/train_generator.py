@@ -13,14 +13,12 @@ import tempfile
 from pathlib import Path
 
 from intently.core.config import Config, operational
-from intently.core.errors import ConfigError
 from intently.core.job import Job, launch
 from intently.core.schema import METRIC
 from intently.core.workspace import Artifact, Workspace
 from intently.generative.beam import BeamConfig
-from intently.generative.evaluate import metric_rows, rank_targets, read_targets
+from intently.generative.evaluate import measure_generator
 from intently.generative.generator import TrainedGenerator, put_generator
-from intently.generative.sequences import append_sequences, read_sequences
 from intently.generative.training import GeneratorConfig, read_generator_data, train_generator, trained_folder
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
@@ -60,7 +58,7 @@ def run(config: TrainGeneratorConfig, workspace: Workspace) -> Artifact:
     seconds = sum(epoch["seconds"] for epoch in result.history)
     artifact = stages["generator"].finish(metrics=losses | {"train_seconds": seconds, "num_epochs": len(result.history)})
     generator = TrainedGenerator.load(workspace, config.beam, config.device, {"generator": artifact.version})
-    rows = _measure(generator, config, workspace)
+    rows = measure_generator(generator, workspace, "generative", config.cutoffs, config.max_users, config.generator.sft.seed)
     stages["generator_metric"].write("part-00000", METRIC.from_rows(rows))
     found = {f"{row['name'].lower()}{row['k']}": row["value"] for row in rows if row["split"] == "test" and row["filter_seen"]}
     stages["generator_metric"].finish(metrics=found)
@@ -68,23 +66,6 @@ def run(config: TrainGeneratorConfig, workspace: Workspace) -> Artifact:
     # Checkpoints are for a killed run; what they held stands in `generator` now.
     workspace.filesystem.delete_dir(workspace.path(checkpoints))
     return artifact
-
-
-def _measure(generator: TrainedGenerator, config: TrainGeneratorConfig, workspace: Workspace) -> list[dict]:
-    """Validation after history_train, test with the validation event behind it; seen items left in and taken out."""
-    item_ids = generator.live.current.ids
-    past, rows = read_sequences(workspace.artifact("history_train").read(), item_ids, config.generator.sequences), []
-    for split in ("validation", "test"):
-        held_out = read_sequences(workspace.artifact(f"history_{split}").read(), item_ids, config.generator.sequences)
-        users, targets = (part[: config.max_users] for part in read_targets(past, held_out))
-        if split == "test" and not len(users):
-            raise ConfigError("sequences.behaviours", config.generator.sequences.behaviours, "no user has a test event of these")
-        for filter_seen in (False, True):
-            ranks = rank_targets(generator, past, users, targets, max(config.cutoffs), filter_seen)
-            setting = {"width": float(config.beam.width)}
-            rows += metric_rows("generative", split, ranks, config.cutoffs, filter_seen, config.generator.sft.seed, setting)
-        past = append_sequences(past, held_out)
-    return rows
 
 
 JOB = Job(

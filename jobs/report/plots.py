@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from intently.retrieval.fusion import Point
@@ -164,6 +164,20 @@ def plot_front(points: Sequence[Point], front: Sequence[Point], chosen: Point) -
     bar = figure.colorbar(dots, ax=axes)
     bar.set_label("share of the tail", color=INK)
     bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def plot_curves(notes: Sequence[Mapping[str, float]], panels: Mapping[str, Sequence[str]], xlabel: str) -> bytes:
+    """Figures of a run against the number of its note, a panel each group of names; a figure that a note lacks leaves a gap."""
+    figure = Figure(figsize=(6.8, 1.9 * len(panels) + 0.4), dpi=160, layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items(), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        for name, colour in zip(names, PALETTE, strict=False):
+            axes.plot([note.get(name, np.nan) for note in notes], color=colour, linewidth=1.8, marker=".", label=name.replace("_", " "))
+        axes.set_ylabel(title, color=INK)
+        axes.tick_params(colors=INK, labelsize=8)
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.set_xlabel(xlabel, color=INK)
     return _png(figure)
 
 

@@ -334,6 +334,20 @@ SEMANTIC_ID = _table(
     Column("codes", pa.list_(pa.int32()), "one code a level; unique over the table"),
 )
 
+ROLLOUT = _table(
+    "rollout",
+    "One item that a policy drew in training, and what it was paid.",
+    "rollout sample",
+    Column("rollout", pa.int32(), "which rollout, from 0"),
+    Column("sample", pa.int32(), "place in the rollout; samples of one group stand next to each other"),
+    Column("user_id", pa.string(), "whose history was the prompt"),
+    Column("item_id", pa.string(), "what was drawn"),
+    Column("target_id", pa.string(), "what came next in the history"),
+    Column("log_prob", pa.float32(), "of the item under the policy that drew it"),
+    Column("reward", pa.float32(), "weighted sum of the terms"),
+    Column("terms", pa.map_(pa.string(), pa.float32()), "term of the rubric to its value before weights"),
+)
+
 CHAT_EXAMPLE = _table(
     "chat_example",
     "One training example of a language model.",
@@ -432,7 +446,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, ITEM_NAME, USER_INTEREST, INTEREST_NODE, INTEREST_RATING,
-        VERDICT, HUMAN_LABEL, TAG, EMBEDDING, SEMANTIC_ID, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK, METRIC,
-        REJECT,
+        VERDICT, HUMAN_LABEL, TAG, EMBEDDING, SEMANTIC_ID, ROLLOUT, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK,
+        METRIC, REJECT,
     )
 }  # fmt: skip

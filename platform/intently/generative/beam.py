@@ -118,7 +118,7 @@ class ConstrainedBeam:
         check_codes(trie, self.tokens.counts)
         num_queries = len(prompts)
         blocked = trie.block(excluded) if excluded is not None else None
-        cache, hidden = self._read(prompts, lengths)
+        cache, hidden = self.read(prompts, lengths)
         nodes = torch.zeros(num_queries, 1, dtype=torch.long, device=prompts.device)
         beams = _Beams(nodes, torch.zeros(num_queries, 1, device=prompts.device))
         sees = torch.arange(prompts.shape[1], device=prompts.device) < lengths[:, None, None]  # [B, W, positions before this level]
@@ -133,13 +133,13 @@ class ConstrainedBeam:
                 sees = sees.expand(-1, max(sees.shape[1], 1), -1).gather(1, parents.expand(-1, -1, sees.shape[2]))
                 own = torch.eye(best.shape[1], dtype=torch.bool, device=sees.device).expand(num_queries, -1, -1)
                 sees = torch.cat([sees, own], dim=2)
-                hidden = self._step(trie, level, nodes, lengths, sees, cache)
+                hidden = self.step(trie, level, nodes, lengths, sees, cache)
         items = torch.where(beams.nodes >= 0, trie.items[beams.nodes.clamp(min=0)].long(), -1)
         missing = max(0, k - items.shape[1])
         items = torch.nn.functional.pad(items, (0, missing), value=-1)[:, :k]
         return Found(items, torch.nn.functional.pad(beams.scores, (0, missing), value=-torch.inf)[:, :k], trie)
 
-    def _read(self, prompts: torch.Tensor, lengths: torch.Tensor) -> tuple[DynamicCache, torch.Tensor]:
+    def read(self, prompts: torch.Tensor, lengths: torch.Tensor) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of the prompts, and [B, 1, D] the hidden state behind each one's last token.
 
         What fills up a prompt stands to the right of it, where causal attention does not look.
@@ -148,7 +148,7 @@ class ConstrainedBeam:
         hidden = self._decoder(input_ids=prompts, past_key_values=cache, use_cache=True).last_hidden_state
         return cache, hidden[torch.arange(len(prompts), device=prompts.device), lengths - 1][:, None]
 
-    def _step(
+    def step(
         self, trie: Trie, level: int, nodes: torch.Tensor, lengths: torch.Tensor, sees: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
         """[B, W, D] hidden states of the codes that were just chosen on `level`."""
@@ -181,22 +181,16 @@ class ConstrainedBeam:
 
         Once items may have ended there is one column more, in which such a beam stays where it is.
         """
-        nodes = beams.nodes.clamp(min=0)
-        first = trie.first_child[nodes].long()
-        count = torch.where(beams.nodes >= 0, trie.first_child[nodes + 1].long() - first, 0)
-        nth = torch.arange(trie.fan_outs[level], device=nodes.device)
-        children = first[..., None] + nth
-        valid = nth < count[..., None]
-        children = torch.where(valid, children, 0)
+        children, valid = trie.children(beams.nodes, level)
         steps = log_probs.gather(2, trie.codes[children].long()).masked_fill(~valid, -torch.inf)
         if self.config.scores == "children":
             steps = steps.log_softmax(dim=-1).masked_fill(~valid, -torch.inf)
         scores = beams.scores[..., None] + steps
         if blocked is not None and blocked.nodes[level].shape[1]:
             query, place, beam = (beams.nodes[:, None, :] == blocked.parents[level][..., None]).nonzero(as_tuple=True)
-            scores[query, beam, blocked.nodes[level][query, place] - first[query, beam]] = -torch.inf
+            scores[query, beam, blocked.nodes[level][query, place] - children[query, beam, 0]] = -torch.inf
         if any(trie.ends[: level + 1]):
-            ended = trie.items[nodes] >= 0
+            ended = trie.items[beams.nodes.clamp(min=0)] >= 0
             stay = beams.scores.masked_fill(~ended | (beams.nodes < 0), -torch.inf)
             children = torch.cat([children, beams.nodes[..., None]], dim=2)
             scores = torch.cat([scores, stay[..., None]], dim=2)

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow.compute as pc
 
+from intently.core.errors import ConfigError
+from intently.core.workspace import Workspace
 from intently.generative.generator import TrainedGenerator
-from intently.generative.sequences import Sequences
+from intently.generative.sequences import Sequences, append_sequences, read_sequences
 from intently.metrics.ranking import hit_rate, ndcg
 
 
@@ -66,3 +68,33 @@ def metric_rows(
         }
         for name, k, value in figures
     ]
+
+
+def measure_generator(
+    generator: TrainedGenerator, workspace: Workspace, subject: str, cutoffs: Sequence[int], max_users: int, seed: int
+) -> list[dict]:
+    """METRIC rows of validation after history_train and of test with the validation event behind it; seen items left in and taken out.
+
+    Args:
+        generator: as wide as the largest cutoff at least.
+        workspace: holds the histories.
+        subject: what the rows are called.
+        cutoffs: k of HR and NDCG.
+        max_users: the first of the table; all where there are fewer.
+        seed: goes into the rows.
+    Raises:
+        ConfigError: no user has a test event.
+    """
+    item_ids, config = generator.live.current.ids, generator.config.sequences
+    past, rows = read_sequences(workspace.artifact("history_train").read(), item_ids, config), []
+    for split in ("validation", "test"):
+        held_out = read_sequences(workspace.artifact(f"history_{split}").read(), item_ids, config)
+        users, targets = (part[:max_users] for part in read_targets(past, held_out))
+        if split == "test" and not len(users):
+            raise ConfigError("sequences.behaviours", config.behaviours, "no user has a test event of these")
+        for filter_seen in (False, True):
+            ranks = rank_targets(generator, past, users, targets, max(cutoffs), filter_seen)
+            setting = {"width": float(generator.beam.config.width)}
+            rows += metric_rows(subject, split, ranks, cutoffs, filter_seen, seed, setting)
+        past = append_sequences(past, held_out)
+    return rows

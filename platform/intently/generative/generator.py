@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +37,31 @@ _MODEL_FILES = (
 )
 _SHARDS = "model-*.safetensors*"
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a generator is kept in.
+
+    Attributes:
+        folder: that `from_pretrained` loads.
+        vocabulary: its tokens.
+        config: that it was trained with.
+        semantic_id: version of the catalogue that it was trained on.
+    """
+
+    folder: Path
+    vocabulary: Vocabulary
+    config: GeneratorConfig
+    semantic_id: str
+
+
+def open_bundle(artifact: Artifact) -> Bundle:
+    """Read a `generator`, fetched if it lies elsewhere; its weights are left where they are."""
+    settings = json.loads(artifact.fetch(SETTINGS).read_bytes())
+    folder = {artifact.fetch(name).parent for name in artifact.manifest.files}.pop()
+    vocabulary = add_codes(AutoTokenizer.from_pretrained(folder), settings["code_counts"])
+    return Bundle(folder, vocabulary, GeneratorConfig.parse(settings["config"]), settings["semantic_id"])
 
 
 class TrainedGenerator:
@@ -76,15 +103,11 @@ class TrainedGenerator:
             MissingArtifactError: nothing was trained yet.
         """
         chosen = dict(versions or {})
-        artifact = workspace.artifact("generator", chosen.get("generator"))
-        settings = json.loads(artifact.fetch(SETTINGS).read_bytes())
-        folder = _fetch_model(artifact)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        vocabulary = add_codes(tokenizer, settings["code_counts"])
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32)
-        version = chosen.get("semantic_id", settings["semantic_id"])
+        bundle = open_bundle(workspace.artifact("generator", chosen.get("generator")))
+        model = AutoModelForCausalLM.from_pretrained(bundle.folder, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32)
+        version = chosen.get("semantic_id", bundle.semantic_id)
         trie = read_trie(workspace.artifact("semantic_id", version).read(), version)
-        return cls(model.to(device), vocabulary, trie, GeneratorConfig.parse(settings["config"]), beam or BeamConfig())
+        return cls(model.to(device), bundle.vocabulary, trie, bundle.config, beam or BeamConfig())
 
     def swap_catalogue(self, semantic_ids: pa.Table, version: str) -> None:
         """Answer from other SEMANTIC_ID rows from now on; searches that have begun end with theirs.
@@ -171,18 +194,26 @@ def put_generator(stage: Stage, folder: Path, trie: Trie, config: GeneratorConfi
     Raises:
         ConfigError: the folder holds no weights.
     """
+    _put_files(stage, folder, {"config": config.model_dump(mode="json"), "code_counts": trie.code_counts, "semantic_id": trie.version})
+
+
+def put_bundle(stage: Stage, bundle: Bundle, folder: Path) -> None:
+    """The same for other weights of a bundle: everything but the files of `folder` stays as it was.
+
+    Raises:
+        ConfigError: the folder holds no weights.
+    """
+    config, counts = bundle.config.model_dump(mode="json"), bundle.vocabulary.sid.counts
+    _put_files(stage, folder, {"config": config, "code_counts": counts, "semantic_id": bundle.semantic_id})
+
+
+def _put_files(stage: Stage, folder: Path, settings: dict[str, Any]) -> None:
     weights = sorted({*folder.glob("model.safetensors"), *folder.glob(_SHARDS)})
     if not weights:
         raise ConfigError("folder", str(folder), "holds no weights")
     for path in sorted({*weights, *(folder / name for name in _MODEL_FILES if (folder / name).is_file())}):
         stage.put(path.name, path)
-    settings = {"config": config.model_dump(mode="json"), "code_counts": trie.code_counts, "semantic_id": trie.version}
     stage.put(SETTINGS, json.dumps(settings).encode())
-
-
-def _fetch_model(artifact: Artifact) -> Path:
-    """The folder with all files of the model, fetched if they lie elsewhere."""
-    return {artifact.fetch(name).parent for name in artifact.manifest.files}.pop()
 
 
 def _candidates(user_ids: Sequence[str], items: np.ndarray, scores: np.ndarray, trie: Trie) -> pa.Table:

@@ -91,6 +91,22 @@ class Trie:
         moved = {name: getattr(self, name).to(device) for name in ("first_child", "codes", "parents", "items", "counts", "leaves")}
         return replace(self, **moved)
 
+    def children(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where one can go from nodes of a level.
+
+        Args:
+            nodes: [...] int64 nodes of `level`; leaves of earlier levels and −1 have no children.
+            level: from 0 on.
+        Returns:
+            children: [..., C] int64 in the order of their codes, 0 where there are fewer. valid: [..., C] which are children.
+        """
+        standing = nodes.clamp(min=0)
+        first = self.first_child[standing].long()
+        count = torch.where(nodes >= 0, self.first_child[standing + 1].long() - first, 0)
+        children = first[..., None] + torch.arange(self.fan_outs[level], device=nodes.device)
+        valid = children < (first + count)[..., None]
+        return torch.where(valid, children, 0), valid
+
     def block(self, excluded: Sequence[np.ndarray]) -> Blocked:
         """What excluding some items closes: their leaves, and every node below which all items are excluded.
 
