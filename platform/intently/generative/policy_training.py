@@ -179,11 +179,8 @@ class ItemPolicy:
         return ranks_of_found(items, self.targets[rank::world_size])[:, None]
 
     def figures(self, found: np.ndarray, reference: Mapping[str, float] | None) -> dict[str, float]:
-        """HR and NDCG at the cutoffs; the score is the one to choose by, below every other where what has to be kept is lost."""
-        setting = self.config.validation
-        figures = {f"{name}{k}": measure(found[:, 0], k) for name, measure in (("hr", hit_rate), ("ndcg", ndcg)) for k in setting.cutoffs}
-        lost = reference is not None and figures[setting.keep] < reference[setting.keep]
-        return {**figures, SCORE: figures[setting.choose] - lost}
+        """Of ranks; see `figures_of`."""
+        return figures_of(found[:, 0], self.config.validation, reference)
 
     def _draw(
         self,
@@ -284,11 +281,24 @@ def train_policy(
     rubric = read_rubric(trie, config.rewards, tables)
     users, targets = read_targets(past, held_out)
     chosen = np.random.default_rng([config.grpo.seed, 43]).permutation(len(users))[: config.validation.max_users]
-    questions = ask(past, ItemTokens(trie.semantic_ids, bundle.vocabulary.sid), bundle, config)
+    questions = ask(past, trie, bundle, config)
     task = ItemPolicy(trie.to(session.device), bundle, config, rubric, past, questions, users[chosen], targets[chosen], stage)
     if session.rank == 0:
         print(f"{session.label}: {len(questions):,} prompts, {len(chosen):,} validation users, reward {dict(task.weights)}", flush=True)
     optimise(session, load_policy(bundle), bundle.vocabulary.tokenizer, questions, task, config.grpo, log_folder)
+
+
+def figures_of(ranks: np.ndarray, setting: ValidationConfig, reference: Mapping[str, float] | None) -> dict[str, float]:
+    """HR and NDCG at the cutoffs, and SCORE: the figure to choose by, less 1 where the one to keep is below the reference's.
+
+    Args:
+        ranks: [V] place of each held-out item from 0.
+        setting: cutoffs and the two figures.
+        reference: figures of the fine-tuned model; None where these are its own.
+    """
+    figures = {f"{name}{k}": measure(ranks, k) for name, measure in (("hr", hit_rate), ("ndcg", ndcg)) for k in setting.cutoffs}
+    lost = reference is not None and figures[setting.keep] < reference[setting.keep]
+    return {**figures, SCORE: figures[setting.choose] - lost}
 
 
 @dataclass(frozen=True)
@@ -330,10 +340,10 @@ def load_policy(bundle: Bundle) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(bundle.folder, config=settings, dtype=torch.float32)
 
 
-def ask(past: Sequences, items: ItemTokens, bundle: Bundle, config: PolicyConfig) -> list[dict[str, Any]]:
+def ask(past: Sequences, trie: Trie, bundle: Bundle, config: PolicyConfig) -> list[dict[str, Any]]:
     """All prompts of a run in their order: tokens of the history, the target's row, the user's row; each travels as one."""
     drawn = draw_prompts(past, config.grpo.num_rollouts * config.grpo.prompts, config.prompts)
-    asked = []
+    items, asked = ItemTokens(trie.semantic_ids, bundle.vocabulary.sid), []
     for user, place in zip(drawn.users.tolist(), drawn.places.tolist(), strict=True):
         history = past.of(user)
         tokens, lengths = prompt_tokens([history[:place]], items, bundle.vocabulary, bundle.config.sequences.max_items)

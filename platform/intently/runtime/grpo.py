@@ -158,7 +158,6 @@ def optimise(
     if samples % (session.world_size * config.minibatches):
         shared = f"{samples} samples cannot be shared out to {session.world_size} workers and {config.minibatches} minibatches"
         raise ConfigError("grpo.prompts", config.prompts, shared)
-    quiet_deepspeed()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as last:
         rounds = _Rounds(session, task, config, tokenizer, Path(folder) / BEST, log_folder)
         resumed = session.store.latest(Path(last))
@@ -168,14 +167,14 @@ def optimise(
                 shutil.copytree(Path(last) / BEST, rounds.best)
         if session.history and rounds.ended:
             return
-        trainer = _build_trainer(session, model, tokenizer, prompts, task, config, Path(folder))
+        trainer = build_trainer(session, model, tokenizer, prompts, task, config, Path(folder))
         trainer.add_callback(rounds)
         rounds.trainer = trainer
         trainer.remove_callback(PrinterCallback)  # the session prints
         trainer.train(resume_from_checkpoint=str(Path(last) / MODEL) if resumed else None)
 
 
-def _build_trainer(
+def build_trainer(
     session: TrainSession,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -184,6 +183,8 @@ def _build_trainer(
     config: GrpoConfig,
     folder: Path,
 ) -> GRPOTrainer:
+    """TRL's trainer for a task; its output, checkpoints among it, goes to `folder`. The rest as in `optimise`."""
+    quiet_deepspeed()
     # TRL and accelerate probe the machine on import, and DeepSpeed has to be quietened before accelerate sees it.
     from datasets import Dataset
     from transformers.utils.logging import disable_progress_bar
@@ -261,7 +262,7 @@ def _rollout_with(task: PolicyTask, config: GrpoConfig, rank: int) -> Callable[[
 
 
 def _trainer_class() -> type:
-    from trl import GRPOTrainer  # see _build_trainer
+    from trl import GRPOTrainer  # see build_trainer
 
     class PolicyTrainer(GRPOTrainer):
         """TRL's trainer with the task's log-probabilities, exact zeros for groups that tell nothing, and a share of imitation."""

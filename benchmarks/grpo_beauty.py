@@ -1,0 +1,274 @@
+"""Reinforcement after fine-tuning on Amazon Beauty: the same generator before it and after it, for every reward of the paper's Table 6.
+
+    PYTHONPATH=platform python benchmarks/grpo_beauty.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
+        [--rewards published/rule,gated/rule] [--seeds 0,1,2] [--users 22363] [--epochs 10] [--set grpo.learning_rate=1e-4]
+
+The fine-tuned model is the one that generative_beauty.py calls `ours`, of seed 0; it is trained here where it does not stand in the
+workspace. Leave-last-out, all items ranked by the constrained search (beam 50, scores of the policy itself), hits of items; both models
+are asked about the same people. The policy learns from targets inside train histories; which round is kept is chosen on validation,
+nothing on test. Rewards (weights in brackets): `hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of SASRec's item
+vectors; `semantic` (1), cosine of texts; `rank` (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1,
+gated 0.5); labels are rule, random or uniform. `more_sft` pays nothing: only the imitation term that all rows share goes on.
+
+Interests of an item are the keywords that come with the data, written by a language model; the rule labels them. There is no row for labels
+of a language model: the shipped student cannot judge interests, and no other model is at hand. Every finished row is kept in the
+workspace, and a killed one goes on. --quick takes the simulator, a minute; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from generative_beauty import FULL as GENERATORS
+from generative_beauty import QUICK as QUICK_GENERATORS
+from generative_beauty import Bench
+from generative_world import Case, fit_baseline, keywords, prepare, put
+from intently.core.config import Resources
+from intently.core.schema import EMBEDDING, ITEM_INTEREST, VERDICT
+from intently.core.workspace import Workspace, version_of
+from intently.generative.beam import BeamConfig
+from intently.generative.evaluate import ranks_of_found
+from intently.generative.generator import TrainedGenerator
+from intently.generative.policy_training import TABLES, PolicyConfig, choose, train_policy
+from intently.interests.labels import LabelConfig, label_item_interests
+from intently.interests.phrases import BrandFinder
+from intently.llm.embedding import embedding_rows
+from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.metrics.ranking import hit_rate, ndcg
+from intently.runtime.deepspeed import DeepSpeedConfig
+from intently.runtime.grpo import BEST
+from intently.runtime.train import TrainConfig, train
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+CUTOFFS, WIDTH = (5, 10, 50), 50
+MAIN = ("published/rule", "gated/rule")
+REWARDS: dict[str, dict[str, float]] = {
+    "more_sft": {"hit": 0.0},
+    "hit": {"hit": 1.0},
+    "prefix": {"prefix": 1.0},
+    "collaborative": {"collaborative": 1.0},
+    "semantic": {"semantic": 1.0},
+    "rank": {"hit": 1.0, "rank": 1.0},
+    "published": {"hit": 1.0, "interest": 0.5},
+    "gated": {"hit": 1.0, "gated": 0.5},
+}
+LEARNING = {
+    "grpo": {
+        "num_rounds": 6,
+        "rollouts_per_round": 15,
+        "prompts": 48,
+        "learning_rate": 1e-4,
+        "warmup_rollouts": 5,
+        "imitation": 0.1,
+        "patience": 3,
+    },
+    "validation": {"cutoffs": (5, 10, 20, 50), "max_users": 1500},
+}
+QUICK = {
+    "grpo": {"num_rounds": 2, "rollouts_per_round": 2, "prompts": 8, "learning_rate": 1e-4, "imitation": 0.1},
+    "validation": {"cutoffs": (5, 10, 20, 50), "max_users": 100},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that rows are made from.
+
+    Attributes:
+        bench: makes the fine-tuned generator.
+        data: the Beauty set; None for the simulator.
+        generator: its version.
+        learning: settings of PolicyConfig that all rows share.
+        folder: where finished rows are kept.
+    """
+
+    bench: Bench
+    data: Path | None
+    generator: str
+    learning: dict[str, Any]
+    folder: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        """Of all tables."""
+        return self.bench.case.workspace
+
+    def versions(self, rewards: Sequence[str]) -> dict[str, str]:
+        """Versions of what the rewards read; tables are made where they do not stand."""
+        made = {"generator": self.generator} | {n: self.workspace.artifact(n).version for n in ("history_train", "history_validation")}
+        for name in rewards:
+            if not self.workspace.latest_version(name):
+                match name:
+                    case "interest_verdict":
+                        put(self.workspace, name, VERDICT, self.verdicts())
+                    case "item_vector":
+                        put(self.workspace, name, EMBEDDING, self.vectors())
+            made[name] = self.workspace.artifact(name).version
+        return made
+
+    def verdicts(self) -> pa.Table:
+        """The rule's labels of every keyword of every item."""
+        items = self.workspace.artifact("item").read()
+        rows = [
+            {"item_id": item, "interest": said, "confidence": 1.0, "support": 1, "sources": ["keywords"]}
+            for item, words in zip(items["item_id"].to_pylist(), keywords(self.data, items), strict=True)
+            for said in dict.fromkeys(words.split("; "))
+            if said
+        ]
+        encoder, brands = TextEncoder(EncoderConfig(max_tokens=64)), BrandFinder.of_items(items)
+        return label_item_interests(ITEM_INTEREST.from_rows(rows), items, brands, encoder, None, LabelConfig(source="rule"))[0]
+
+    def vectors(self) -> pa.Table:
+        """SASRec's item vectors; it is trained where it does not stand."""
+        config = self.bench.sasrec(0)
+        fit_baseline(self.bench.case, "sasrec", config, self.bench.folder)
+        weights = load_file(self.bench.folder / f"sasrec-{config.seed}.safetensors")["items.weight"].numpy()
+        return embedding_rows("item", self.bench.case.item_ids, weights[: len(self.bench.case.item_ids)], "sasrec")
+
+    def config(self, reward: str, seed: int) -> PolicyConfig:
+        """Settings of a row."""
+        kind, _, labels = reward.partition("/")
+        rewards = {"weights": REWARDS[kind]} | ({"labels": labels} if labels else {})
+        seeded = {part: {**self.learning[part], "seed": seed} for part in ("grpo", "prompts")}
+        return PolicyConfig.parse({**self.learning, **seeded, "rewards": rewards})
+
+    def accuracy(self, generator: TrainedGenerator) -> dict[str, float]:
+        """HR and NDCG of a model on test, seen items left in and taken out (`_filtered`)."""
+        histories, targets, found = self.bench.case.histories("test"), self.bench.case.targets["test"], {}
+        for suffix, seen in (("", None), ("_filtered", histories)):
+            items, _ = generator.rank(histories, WIDTH, seen)
+            ranks = ranks_of_found(items, targets)
+            found |= {f"{name}{k}{suffix}": measure(ranks, k) for name, measure in (("hr", hit_rate), ("ndcg", ndcg)) for k in CUTOFFS}
+        return found
+
+    def load(self, folder: Path | None) -> TrainedGenerator:
+        """The fine-tuned generator, or the same with other weights."""
+        beam = BeamConfig(width=WIDTH, scores="children")
+        generator = TrainedGenerator.load(self.workspace, beam, versions={"generator": self.generator})
+        if folder is None:
+            return generator
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        return TrainedGenerator(model, generator.vocabulary, generator.live.current, generator.config, beam)
+
+    def sft(self) -> dict[str, Any]:
+        """The row of the model before."""
+        return {"reward": "sft", "seed": 0, **self.accuracy(self.load(None))}
+
+    def row(self, reward: str, seed: int) -> dict[str, Any]:
+        """Train, or go on, and measure what would be shipped and the policy at the end of its best round."""
+        config = self.config(reward, seed)
+        needed = {
+            "published": "interest_verdict",
+            "gated": "interest_verdict",
+            "collaborative": "item_vector",
+            "semantic": "item_embedding",
+        }
+        kind, _, labels = reward.partition("/")
+        tables = [needed[kind]] if kind in needed and labels in ("", "rule") else []
+        assert set(tables) <= set(TABLES), "what rewards may read"
+        versions = self.versions(tables)
+        arguments = {"workspace": self.workspace, "versions": versions, "config": config}
+        harness = TrainConfig(
+            deepspeed=DeepSpeedConfig(zero_stage=0), launcher="local", resources=Resources(num_workers=1, cpus=1), checkpoint_every=1
+        )
+        name = f"policy/{version_of('policy', None, versions, config.identity())}/training"
+        with train(train_policy, arguments, harness, self.workspace, name) as result:
+            choice = choose(result.history, config.validation)
+            best = result.folder / BEST
+            found = self.accuracy(self.load(best if best.is_dir() else None))
+            curve = [{k: round(v, 5) for k, v in note.items()} for note in result.history]
+        told = {"shipped": choice.shipped, "why": choice.why, "round": choice.figures["round"]}
+        return {"reward": reward, "seed": seed, **found, **told, "curve": curve}
+
+    def kept(self, label: str, work: Any) -> dict[str, Any]:
+        """A row that stands in the folder, else what work makes, which stands there from now on."""
+        path = self.folder / f"{label.replace('/', '-')}.json"
+        if not path.exists():
+            made = work()
+            show(made)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made))
+        return json.loads(path.read_text())
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line."""
+    told = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items() if key != "curve"}
+    print("  ".join(f"{key} {value}" for key, value in told.items()), flush=True)
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Gains over the fine-tuned model of the better main row (by validation), means over its seeds."""
+    before = next(row for row in rows if row["reward"] == "sft")
+    mains = {name: [row for row in rows if row["reward"] == name] for name in MAIN}
+    mains = {name: found for name, found in mains.items() if found}
+    if not mains:
+        return {}
+    validated = {name: np.mean([row["curve"][int(row["round"])]["hr10"] for row in found]) for name, found in mains.items()}
+    best = mains[max(validated, key=lambda name: validated[name])]
+    return {
+        f"hr{k}_gain_over_sft{suffix}": float(np.mean([row[f"hr{k}{suffix}"] for row in best]) / max(before[f"hr{k}{suffix}"], 1e-9) - 1)
+        for k in (10, 50)
+        for suffix in ("", "_filtered")
+    }
+
+
+def main() -> None:
+    """Parse the flags, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a simulated world, a tiny model, a minute")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--workspace", type=Path, default=Path("build/generative_beauty"), help="that of generative_beauty.py")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/amazon_beauty"), help="the Beauty set")
+    parser.add_argument("--rewards", help="in this order; without it all, those of the main rows for all seeds")
+    parser.add_argument("--seeds", default="0,1,2", help="of the policies of the main rows; the first alone for the others")
+    parser.add_argument("--users", type=int, default=10**9, help="test on so many people instead of all: kept apart")
+    parser.add_argument("--epochs", type=int, help="of the fine-tuning, as generative_beauty.py has it")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a setting of PolicyConfig: kept apart")
+    options = parser.parse_args()
+    scale, learning = (QUICK_GENERATORS, QUICK) if options.quick else (GENERATORS, LEARNING)
+    seeds = [0] if options.quick else [int(seed) for seed in options.seeds.split(",")]
+    labelled = [f"{kind}/{labels}" for kind in ("published", "gated") for labels in ("rule", "random", "uniform")]
+    every = [*MAIN, *(name for name in [*REWARDS, *labelled] if name not in (*MAIN, "published", "gated"))]
+    rewards = options.rewards.split(",") if options.rewards else list(MAIN) if options.quick else every
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if options.quick else options.workspace
+        data = None if options.quick else options.data
+        users = min(options.users, 200) if options.quick else options.users
+        case = Case.read(prepare(data, folder), {"validation": users, "test": users})
+        (folder / "results").mkdir(exist_ok=True)
+        bench = Bench(case, scale, folder / "results")
+        generator, _ = bench.generator("ours", 0, options.epochs or scale.generator["sft"]["num_epochs"])
+        overridden = overrides(learning, options.set)
+        label = version_of("grpo_beauty", None, {"generator": generator, "users": str(users)}, overridden)
+        trial = Trial(bench, data, generator, overridden, folder / "grpo" / label)
+        print(f"{len(case.item_ids):,} items, {len(case.users['test']):,} test users; rows in {trial.folder}", flush=True)
+        rows = [trial.kept("sft", trial.sft)]
+        for reward in rewards:
+            for seed in seeds if reward in MAIN else seeds[:1]:
+                rows.append(trial.kept(f"{reward}-{seed}", lambda r=reward, s=seed: trial.row(r, s)))
+    found = figures(rows)
+    print("\n".join(f"{name:<32}{value:+.4f}" for name, value in found.items()))
+    if options.json:
+        result = {"benchmark": "grpo_beauty", "quick": options.quick, "figures": found, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+def overrides(learning: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """Settings with FIELD=VALUE pairs put over them."""
+    flat = [f"{part}.{name}={json.dumps(value)}" for part, values in learning.items() for name, value in values.items()]
+    loaded = PolicyConfig.load(None, [*flat, *given]).model_dump(mode="json")
+    return {part: loaded[part] for part in ("grpo", "validation", "prompts")}
+
+
+if __name__ == "__main__":
+    main()
