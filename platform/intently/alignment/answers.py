@@ -13,7 +13,7 @@ from typing import Any
 from intently.alignment.truth import Wish
 from intently.core.schema import Behaviour
 from intently.data.world import THEMES, Theme
-from intently.llm.tasks import Answer, ExplanationText, InterestDraft, ItemTags, Task, UserInterests
+from intently.llm.tasks import Answer, ExplanationText, InterestDraft, ItemInterestDraft, ItemInterests, ItemTags, Task, UserInterests
 
 PHRASES: dict[str, Theme] = {theme.phrase: theme for theme in THEMES}
 _DEEDS = {
@@ -37,7 +37,7 @@ def completion(task: Task, answer: Answer) -> str:
 
 def interests_answer(wishes: Sequence[Wish]) -> UserInterests:
     """The true interests of a chunk, strongest first; at least one."""
-    drafts = [InterestDraft(interest=wish.theme.phrase, stage=wish.stage, reason=interest_reason(wish)) for wish in wishes[:16]]  # type: ignore[arg-type]
+    drafts = [InterestDraft(interest=wish.theme.phrase, stage=wish.stage, reason=interest_reason(wish)) for wish in wishes[:16]]
     return UserInterests(interests=drafts)
 
 
@@ -121,6 +121,23 @@ def explanation_answer(item: dict[str, Any], theme: Theme, noun: int, interest: 
     else:
         text = f"{what}, close to your interest in {interest}: helps you {motive}."
     return ExplanationText(explanation=text[:1].upper() + text[1:])
+
+
+def item_answer(item: dict[str, Any], theme: Theme, noun: int) -> ItemInterests:
+    """What an item says of those who choose it: surely its theme, perhaps the themes beside it.
+
+    Args:
+        item: title, categories and attributes as the question shows them.
+        theme: the item's theme.
+        noun: the item's noun.
+    """
+    facts = [fact.split(": ", 1)[1] for fact in item["attributes"] if fact.startswith(("feature:", "mood:"))]
+    features = facts or [modifier for modifier in theme.modifiers if modifier in item["title"].lower()]
+    kind = theme.tag_nouns[noun % len(theme.tag_nouns)]
+    beside = [other for other in THEMES if other.category == theme.category and other is not theme][:2]
+    drafts = [ItemInterestDraft(interest=theme.phrase, confidence=0.9)]
+    drafts += [ItemInterestDraft(interest=other.phrase, confidence=0.3) for other in beside]
+    return ItemInterests(attributes=[kind, *features[:3]], motivation=f"wants to {motive_of(theme, noun)}", interests=drafts)
 
 
 def _plural(noun: str) -> str:

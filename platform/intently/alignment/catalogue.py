@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import combinations
@@ -19,10 +19,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
-from intently.alignment.catalogue_words import core_words, modifiers_of
+from intently.alignment.catalogue_words import telling_words
 from intently.core.config import Config
 from intently.core.schema import Behaviour
 from intently.data.chunking import ChunkConfig
@@ -35,6 +34,7 @@ HELD_OUT_SHARE = 0.2
 class CatalogueConfig(Config):
     """One catalogue, and how much the teacher writes about it."""
 
+    name: str = Field(min_length=1, pattern="^[a-z0-9_]+$", description="names its part of the table")
     source: SourceConfig = Field(description="where its log comes from")
     levels: Literal["flat", "path"] = Field(description="categories of an item: several of one level, or one path from broad to narrow")
     noun: str = Field("", description="what its items are, in the plural, after a category's name; empty where the category says it")
@@ -81,7 +81,8 @@ class Catalogue:
         teachable: [N] bool, items that are not held out.
         aspects: the vocabulary.
         shows: [N, A] float32, 1 where an item has an aspect.
-        events: training events of people who are not held out, by user and time, on teachable items: EVENT's columns and `liked`.
+        events: training events of people who are not held out, by user and time, on teachable items: EVENT's columns, `liked`, `later`.
+        measured: all events of the held-out people, on any item; `later` marks what comes after the training part.
         rate: [A] share of the liked training events whose item has the aspect.
     """
 
@@ -92,11 +93,12 @@ class Catalogue:
     aspects: tuple[Aspect, ...]
     shows: np.ndarray
     events: pl.DataFrame
+    measured: pl.DataFrame
     rate: np.ndarray
 
 
 def held_out(identifier: str) -> bool:
-    """Whether a person or an item is kept from the teacher: the first fifth of a fixed shuffle, which mining's `max_users` begins with too."""
+    """Whether a person or an item is kept from the teacher: the first fifth of the shuffle that mining's `max_users` takes the first of."""
     return int(hashlib.sha256(identifier.encode()).hexdigest()[:8], 16) < HELD_OUT_SHARE * 2**32
 
 
@@ -111,14 +113,14 @@ def open_catalogue(config: CatalogueConfig) -> Catalogue:
     ids = items["item_id"].to_pylist()
     row = {item: place for place, item in enumerate(ids)}
     teachable = np.array([not held_out(item) for item in ids])
-    events = training_part(log_of(source.events(), items), config.min_rating)
-    kept = {user: not held_out(user) for user in events["user_id"].unique().to_list()}
+    log = mark_training_part(log_of(source.events(), items), config.min_rating)
+    apart = pl.col("user_id").is_in([user for user in log["user_id"].unique().to_list() if held_out(user)])
     known = [item for item, allowed in zip(ids, teachable, strict=True) if allowed]
-    events = events.filter(pl.col("user_id").replace_strict(kept, return_dtype=pl.Boolean), pl.col("item_id").is_in(known))
+    events = log.filter(~apart, ~pl.col("later"), pl.col("item_id").is_in(known))
     aspects, shows = _vocabulary(items, teachable, config)
     liked = np.array([row[item] for item in events.filter("liked")["item_id"].to_list()], np.int64)
     rate = np.bincount(liked, minlength=len(ids)) @ shows / max(len(liked), 1)
-    return Catalogue(config, items, row, teachable, aspects, shows, events, rate)
+    return Catalogue(config, items, row, teachable, aspects, shows, events, log.filter(apart), rate)
 
 
 def log_of(blocks: Iterable[pa.Table], items: pa.Table) -> pl.DataFrame:
@@ -130,22 +132,25 @@ def log_of(blocks: Iterable[pa.Table], items: pa.Table) -> pl.DataFrame:
     return frame.sort("user_id", "timestamp", "position")
 
 
-def training_part(events: pl.DataFrame, min_rating: float) -> pl.DataFrame:
-    """Each person's events without the last tenth, and without the last two at least, with a column `liked`."""
+def mark_training_part(events: pl.DataFrame, min_rating: float) -> pl.DataFrame:
+    """The same rows with columns `liked` and `later`: a person's last tenth, and the last two at least, are later."""
     left = pl.len() - pl.max_horizontal(2, (0.1 * pl.len()).ceil().cast(pl.Int64))
     unrated = pl.col("behaviour") != str(Behaviour.RATING)
-    return events.filter(pl.int_range(pl.len()).over("user_id") < left.over("user_id")).with_columns(
-        liked=unrated | (pl.col("value") >= min_rating)
+    return events.with_columns(
+        liked=unrated | (pl.col("value") >= min_rating), later=pl.int_range(pl.len()).over("user_id") >= left.over("user_id")
     )
 
 
 def _vocabulary(items: pa.Table, teachable: np.ndarray, config: CatalogueConfig) -> tuple[tuple[Aspect, ...], np.ndarray]:
     """Aspects with enough items, and which item has which."""
     columns = items.select(["title", "description", "brand", "categories", "attributes"]).to_pylist()
-    named = [_flat_names(row, config.noun) if config.levels == "flat" else _path_names(row["categories"]) for row in columns]
-    leaves = Counter(row["categories"][-1].lower() for row in {tuple(row["categories"]): row for row in columns}.values() if row["categories"])
     if config.levels == "path":
-        named = [[_apart(name, leaves) for name in names] for names in named]
+        paths = {tuple(part.lower() for part in row["categories"]) for row in columns if row["categories"]}
+        inner = {path[:2] for path in paths if len(path) > 2}
+        leaves = Counter(path[-1] for path in paths if path not in inner)
+        named = [_path_names([part.lower() for part in row["categories"]], inner, leaves) for row in columns]
+    else:
+        named = [_flat_names(row["categories"], decade_of(row["attributes"]), config.noun) for row in columns]
     count = Counter(name.phrase for row, names in enumerate(named) if teachable[row] for name in names)
     chosen = {name.phrase: name for names in named for name in names if count[name.phrase] >= config.min_items}
     place = {phrase: number for number, phrase in enumerate(sorted(chosen))}
@@ -154,15 +159,27 @@ def _vocabulary(items: pa.Table, teachable: np.ndarray, config: CatalogueConfig)
         for name in names:
             if name.phrase in place:
                 shows[row, place[name.phrase]] = 1
-    texts = modifiers_of([row["description"] or "" for row in columns] if config.levels == "flat" else [row["title"] for row in columns],
-                         [row["brand"] for row in columns], teachable, shows, config.levels == "flat")
-    titles = core_words([row["title"] for row in columns], [row["brand"] for row in columns], teachable, shows)
+    brands, titles = [row["brand"] for row in columns], [row["title"] for row in columns]
+    flat = config.levels == "flat"
+    texts = [row["description"] or "" for row in columns] if flat else titles
+    begins = telling_words(texts, brands, teachable, shows, lower_only=flat, keep=24)
+    gives = telling_words(titles, brands, teachable, shows, lower_only=False, keep=16)
+    facets = [[*(kind.lower() for kind in row["categories"]), decade_of(row["attributes"])] for row in columns]
     aspects = []
     for number, phrase in enumerate(sorted(chosen)):
         name = chosen[phrase]
-        words = name.words if config.levels == "flat" else titles[number]
-        aspects.append(Aspect(phrase, words, name.core, _without(texts[number], name.core + " " + phrase), name.wider))
+        beside = _beside(facets, np.flatnonzero(shows[:, number]), phrase) if flat else []
+        modifiers = _without([*beside, *begins[number]], f"{name.core} {phrase}")
+        aspects.append(Aspect(phrase, name.words or gives[number], name.core, modifiers, name.wider))
     return tuple(aspects), shows
+
+
+def _beside(facets: Sequence[Sequence[str | None]], rows: np.ndarray, phrase: str) -> list[str]:
+    """The six kinds and decades that an aspect's items most often have besides."""
+    count = Counter(facet for row in rows.tolist() for facet in facets[row] if facet and facet not in phrase)
+    dated = phrase[0].isdigit()
+    found = [facet for facet in sorted(count, key=lambda facet: (-count[facet], facet)) if not (dated and facet[0].isdigit())]
+    return found[:6]
 
 
 @dataclass(frozen=True)
@@ -173,8 +190,6 @@ class _Name:
     words: tuple[str, ...]
     core: str
     wider: str
-    leaf: str = ""
-    above: str = ""
 
 
 def decade_of(attributes: Sequence[str]) -> str | None:
@@ -183,35 +198,35 @@ def decade_of(attributes: Sequence[str]) -> str | None:
     return f"{years[0][:3]}0s" if years else None
 
 
-def _flat_names(row: dict, noun: str) -> list[_Name]:
+def _flat_names(categories: Sequence[str], decade: str | None, noun: str) -> list[_Name]:
     """Of categories of one level: each, each two together, each within its decade."""
     one = noun.removesuffix("s")
-    kinds = [kind.lower() for kind in row["categories"]]
+    kinds = [kind.lower() for kind in categories]
     names = [_Name(f"{kind} {noun}", (kind,), f"{kind} {one}", kind) for kind in kinds]
     names += [_Name(f"{a} {b} {noun}", (a, b), f"{a} {b} {one}", a) for a, b in combinations(kinds, 2)]
-    if decade := decade_of(row["attributes"]):
-        names += [_Name(f"{decade} {kind} {noun}", (kind,), f"{decade} {kind} {one}", kind) for kind in kinds]
+    names += [_Name(f"{decade} {kind} {noun}", (kind,), f"{decade} {kind} {one}", kind) for kind in kinds if decade]
     return names
 
 
-def _path_names(path: Sequence[str]) -> list[_Name]:
-    """Of a path: its end, and its second level where that is not the end."""
-    told = [part.lower().replace(" & ", " and ") for part in path]
-    if not told:
-        return []
-    above = told[1] if len(told) > 2 else told[0]
-    names = [_Name(told[-1], (), told[-1], above, path[-1].lower(), above)]
-    if len(told) > 2:
-        second = told[1] if " " in told[1] else f"{told[1].removesuffix('s') if not told[1].endswith(chr(39) + 's') else told[1]} {told[0]}"
-        names.append(_Name(second, (), second, told[0]))
+def _path_names(path: Sequence[str], inner: Collection[tuple[str, ...]], leaves: Mapping[str, int]) -> list[_Name]:
+    """Of a path: its second level where others go on from there, and its end; 'creams for eyes' where there are several ends 'creams'.
+
+    Args:
+        path: in lower case, broad to narrow.
+        inner: first two levels of longer paths.
+        leaves: in how many paths an end is found.
+    """
+    told = [part.replace(" & ", " and ") for part in path]
+    names = []
+    if tuple(path[:2]) in inner:
+        second = told[1] if " " in told[1] or told[1].endswith("'s") else told[1].removesuffix("s")
+        phrase = second if " " in second else f"{second} {told[0]}"
+        names.append(_Name(phrase, (), phrase, told[0]))
+    if told and tuple(path) not in inner:
+        above = told[1] if len(told) > 2 else told[0]
+        phrase = told[-1] if leaves[path[-1]] < 2 or told[-1] == above else f"{told[-1]} for {above}"
+        names.append(_Name(phrase, (), told[-1], above))
     return names
-
-
-def _apart(name: _Name, leaves: Counter[str]) -> _Name:
-    """A phrase that says which of several ends of one name is meant: 'creams for eyes'."""
-    if leaves[name.leaf] < 2 or name.leaf == name.above:
-        return name
-    return _Name(f"{name.leaf.replace(' & ', ' and ')} for {name.above}", (), name.core, name.wider)
 
 
 def _without(words: Sequence[str], said: str) -> tuple[str, ...]:
@@ -221,4 +236,4 @@ def _without(words: Sequence[str], said: str) -> tuple[str, ...]:
 
 def history_of(events: pl.DataFrame) -> pa.Table:
     """Event rows, by user and time, as the Arrow table that `truth.histories` takes."""
-    return pa.table({name: events[name].to_arrow() for name in events.columns if name != "liked"})
+    return pa.table({name: events[name].to_arrow() for name in events.columns if name not in ("liked", "later")})

@@ -97,7 +97,7 @@ def interests_of(catalogue: Catalogue, shown: Sequence[Shown], seen: Seen, text:
     for one in shown:
         aspect = catalogue.aspects[one.aspect]
         reason = f"{_deed(aspect, text, deed)}, wants to {motive_of(aspect.wider)}"
-        drafts.append(InterestDraft(interest=aspect.phrase, stage=_stage(one, seen, aspect.phrase, previous), reason=reason))  # type: ignore[arg-type]
+        drafts.append(InterestDraft(interest=aspect.phrase, stage=_stage(one, seen, aspect.phrase, previous), reason=reason))
     return UserInterests(interests=drafts)
 
 
@@ -132,10 +132,10 @@ def item_answer(catalogue: Catalogue, row: int, confidence: np.ndarray) -> ItemI
     aspects = [catalogue.aspects[a] for a in mine.tolist()]
     narrow = min(aspects, key=lambda aspect: catalogue.rate[mine[aspects.index(aspect)]])
     decade = decade_of(item["attributes"])
-    said = said_words(f"{item['title']} {(item['description'] or '')[:400]}", lower_only=False)
-    told = [word for word in narrow.modifiers if word in said][:2]
     attributes = [category.lower().replace(" & ", " and ") for category in item["categories"]][-4:]
     attributes += [f"from the {decade}"] if decade else []
+    said = said_words(f"{item['title']} {(item['description'] or '')[:400]}", lower_only=False)
+    told = [word for word in narrow.modifiers if word in said and word not in attributes][:2]
     wanted = list(dict.fromkeys(motive_of(aspect.wider) for aspect in sorted(aspects, key=lambda a: len(a.phrase))))[:2]
     order = sorted(range(len(mine)), key=lambda place: (-confidence[mine[place]], aspects[place].phrase))[:4]
     drafts = [ItemInterestDraft(interest=aspects[place].phrase, confidence=round(float(confidence[mine[place]]), 2)) for place in order]

@@ -55,9 +55,8 @@ def write_catalogue_examples(config: CatalogueConfig, seed: int) -> pa.Table:
         *_tag_rows(catalogue, chunks, rng),
         *_liking_rows(catalogue, chunks, rng),
     ]
-    name = config.source.kind if not hasattr(config.source, "path") else config.source.path.rstrip("/").rsplit("/", 1)[-1]
     for place, row in enumerate(rows):
-        row |= {"example_id": f"{name}-{row['task']}-{place}", "source": "teacher"}
+        row |= {"example_id": f"{config.name}-{row['task']}-{place}", "source": "teacher"}
     return CHAT_EXAMPLE.from_rows(rows)
 
 
@@ -86,7 +85,7 @@ def _cut(catalogue: Catalogue, events: pl.DataFrame, size: int) -> list[_Chunk]:
     for row in rows:
         happened = [told[event] for event in row["event_ids"]]
         items = [catalogue.row[item] for item in row["item_ids"]]
-        seen = _seen(happened, items)
+        seen = seen_of(happened, items)
         shown = shown_aspects(catalogue, seen)
         same = bool(found) and found[-1].user == row["user_id"]
         if same:
@@ -96,7 +95,8 @@ def _cut(catalogue: Catalogue, events: pl.DataFrame, size: int) -> list[_Chunk]:
     return found
 
 
-def _seen(happened: list[dict[str, Any]], items: list[int]) -> Seen:
+def seen_of(happened: list[dict[str, Any]], items: list[int]) -> Seen:
+    """Events of a chunk (`time` in microseconds, `liked`) and the catalogue rows of their items → the liked ones."""
     times = np.array([event["time"] for event in happened], np.float64)
     span = times[-1] - times[0]
     liked = np.array([event["liked"] for event in happened], bool)
@@ -190,7 +190,10 @@ def _liking_rows(catalogue: Catalogue, chunks: list[_Chunk], rng: np.random.Gene
     liked, others = [one for one in asked if one[2]], [one for one in asked if not one[2]]
     if not others:
         drawn = rng.choice(everything, size=len(liked)).tolist()
-        others = [(place, item, False) for (place, _, _), item in zip(liked, drawn, strict=True) if item not in chunks[place].seen.items]
+        touched = dict(catalogue.events.group_by("user_id").agg("item_id").iter_rows())
+        ids = catalogue.items["item_id"].to_pylist()
+        pairs = zip((place for place, _, _ in liked), drawn, strict=True)
+        others = [(place, item, False) for place, item in pairs if ids[item] not in touched[chunks[place].user]]
     by_chunk = catalogue.config.liking_chunks
     for number in range(by_chunk + catalogue.config.liking_examples):
         pool = liked if number % 2 else others

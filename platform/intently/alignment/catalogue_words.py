@@ -11,17 +11,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+LEAST_TEXTS = 4
+LEAST_LIFT = 2.0
 _WORD = re.compile(r"[A-Za-z][a-z'-]*[a-z]")
 _DULL = frozenset(
-    """about after again all also always and another any are away back been before being best between both but can come comes could day
-    did does done down during each end even ever every few find finds first for free from full get gets give gives goes great has have having
-    help her here him his how into its itself just know known large last left life like made make makes making man many more most much must new
-    next not now off old once one only other out over own part people perfect place professional pure real right said same see set she should
-    show size some soon special still story such take takes tell than that the their them then there these they things this those through time
-    together too tries trying turn two under until use using value very want wants was way well were what when where which while who whole whose will
-    with without work works world would year years you young your film movie plot based fluid ounce ounces pack count inch inches
-    assorted piece pieces because yet against himself become had used called different doing become went ordered item product products brand premium quality natural formula color colour amazon frustration packaging series""".split()  # noqa: SIM905
+    "about after again against all also always amazon and another any are assorted away back based because become been before "  # noqa: SIM905
+    "being best between both brand but called can color colour come comes could count day did different does doing done down "
+    "during each end even ever every few film find finds first fluid for formula free from frustration full get gets give "
+    "gives goes great had has have having help her here him himself his how inch inches into item its itself just know known "
+    "large last left life like made make makes making man many more most movie much must natural new next not now off old "
+    "once one only ordered other ounce ounces out over own pack packaging part people perfect piece pieces place plot premium "
+    "product products professional pure quality real right said same see series set she should show size some soon special "
+    "still story such take takes tell than that the their them then there these they things this those through time together "
+    "too tries trying turn two under until use used using value very want wants was way well went were what when where which "
+    "while who whole whose will with without work works world would year years yet you young your".split()
 )
+"""Words that tell nothing of an item."""
 
 MOTIVES: dict[str, str] = {
     "action": "be swept along by speed and danger",
@@ -51,36 +56,26 @@ def motive_of(wider: str) -> str:
     return MOTIVES.get(wider, f"find good things for {wider}")
 
 
-def modifiers_of(
-    texts: Sequence[str], brands: Sequence[str | None], teachable: np.ndarray, shows: np.ndarray, lower_only: bool
-) -> list[tuple[str, ...]]:
-    """[A] words that tags of an aspect may begin with: frequent among its items, rarer among the others, the most telling first.
-
-    Args:
-        texts: [N] titles or descriptions.
-        brands: [N] makers.
-        teachable: [N] bool; texts of other items are not read.
-        shows: [N, A].
-        lower_only: count only words written in lower case, which names of people and places are not.
-    """
-    return _telling(texts, brands, teachable, shows, lower_only, at_least=4, keep=24)
-
-
-def core_words(titles: Sequence[str], brands: Sequence[str | None], teachable: np.ndarray, shows: np.ndarray) -> list[tuple[str, ...]]:
-    """[A] words of titles that give an aspect away."""
-    return _telling(titles, brands, teachable, shows, lower_only=False, at_least=4, keep=16)
-
-
 def said_words(text: str, lower_only: bool) -> set[str]:
     """The distinct words of a text that may count."""
     found = _WORD.findall(text)
-    kept = (word for word in found if not lower_only or word.islower())
-    return {word for word in (word.lower() for word in kept) if len(word) > 2 and "'" not in word and word not in _DULL and not word.endswith("ly")}
+    kept = {word.lower() for word in found if not lower_only or word.islower()} - _DULL
+    return {word for word in kept if len(word) > 2 and "'" not in word and not word.endswith("ly")}
 
 
-def _telling(
-    texts: Sequence[str], brands: Sequence[str | None], teachable: np.ndarray, shows: np.ndarray, lower_only: bool, at_least: int, keep: int
+def telling_words(
+    texts: Sequence[str], brands: Sequence[str | None], teachable: np.ndarray, shows: np.ndarray, lower_only: bool, keep: int
 ) -> list[tuple[str, ...]]:
+    """[A] words that are frequent in the texts of an aspect's items and rare in others', the most telling first.
+
+    Args:
+        texts: [N] titles or descriptions.
+        brands: [N] makers, whose words never count.
+        teachable: [N] bool; texts of other items are not read.
+        shows: [N, A].
+        lower_only: count only words written in lower case, which names of people and places are not.
+        keep: words of an aspect.
+    """
     makers = {word for brand in brands if brand for word in brand.lower().split()}
     said = [said_words(text, lower_only) - makers if allowed else set() for text, allowed in zip(texts, teachable, strict=True)]
     total = Counter(word for words in said for word in words)
@@ -89,7 +84,7 @@ def _telling(
     for aspect in range(shows.shape[1]):
         rows = np.flatnonzero((shows[:, aspect] > 0) & teachable)
         inside = Counter(word for row in rows.tolist() for word in said[row])
-        share = len(rows) / num_items
-        scores = {word: n * np.log(n / (total[word] * share)) for word, n in inside.items() if n >= at_least and n > 2 * total[word] * share}
+        chance = {word: total[word] * len(rows) / num_items for word in inside}
+        scores = {word: n * np.log(n / chance[word]) for word, n in inside.items() if n >= LEAST_TEXTS and n > LEAST_LIFT * chance[word]}
         found.append(tuple(sorted(scores, key=lambda word: (-scores[word], word))[:keep]))
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from intently.alignment.answers import completion, explanation_answer, interests_answer, tags_answer
+from intently.alignment.answers import completion, explanation_answer, interests_answer, item_answer, tags_answer
+from intently.alignment.catalogue import CatalogueConfig
 from intently.alignment.examples import prompt_text
 from intently.alignment.truth import Wish, histories, read_truth
 from intently.core.config import Config
 from intently.core.schema import CHAT_EXAMPLE, TIMESTAMP, Behaviour
 from intently.data.chunking import ChunkConfig, build_chunks
-from intently.data.item_names import NameConfig
+from intently.data.item_names import NameConfig, short_names
 from intently.data.simulator import Simulation, SimulatorConfig, simulate
 from intently.data.world import SEASONS, THEMES
-from intently.llm.tasks import TASKS
+from intently.llm.tasks import ITEM_LIKING, TASKS
 
 STAGES = ("emerging", "active", "fading")
 _DISGUISES = (("Films",), ("Films",), ("Films",), ("Beauty",), ("Phones", "Electronics"), ())
@@ -46,6 +48,9 @@ class TeacherConfig(Config):
     min_events: int = Field(2, ge=1, description="events by which an interest shows in a chunk")
     tags_per_world: int = Field(30, ge=0, description="examples of tags in a world")
     explanations_per_world: int = Field(50, ge=0, description="examples of explanations in a world")
+    item_interests_per_world: int = Field(0, ge=0, description="examples of item interests in a world")
+    likings_per_world: int = Field(0, ge=0, description="examples of liking in a world")
+    catalogues: tuple[CatalogueConfig, ...] = Field((), description="real catalogues to write about, one Parquet part each")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,13 @@ def write_examples(config: TeacherConfig, world: int) -> pa.Table:
     """CHAT_EXAMPLE rows of one world, 0 to num_worlds - 1; the same arguments give the same rows."""
     rng = np.random.default_rng([config.seed, world])
     drawn = draw_world(config, world, rng)
-    rows = [*_interest_rows(drawn, config, rng), *_tag_rows(drawn, config, rng), *_explanation_rows(drawn, config, rng)]
+    rows = [
+        *_interest_rows(drawn, config, rng),
+        *_tag_rows(drawn, config, rng),
+        *_explanation_rows(drawn, config, rng),
+        *_item_rows(drawn, config, rng),
+        *_liking_rows(drawn, config, rng),
+    ]
     for place, row in enumerate(rows):
         row |= {"example_id": f"{config.seed + world}-{row['task']}-{place}", "source": "teacher"}
     return CHAT_EXAMPLE.from_rows(rows)
@@ -233,4 +244,47 @@ def _explanation_rows(world: World, config: TeacherConfig, rng: np.random.Genera
             "prompt": prompt_text(task.render(item=item, interest=interest)),
             "completion": completion(task, explanation_answer(item, theme, noun, interest)),
             "difficulty": 0 if interest is None else 1,
+        }
+
+
+def _item_rows(world: World, config: TeacherConfig, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    task = TASKS["item_interests"]
+    shown = world.items.select(["title", "category", "categories", "brand", "price", "attributes", "description"])
+    for row in rng.permutation(world.items.num_rows)[: config.item_interests_per_world].tolist():
+        item = shown.slice(row, 1).to_pylist()[0]
+        theme, noun = THEMES[world.simulation.item_themes[row]], int(world.simulation.catalogue.noun[row])
+        yield {
+            "task": task.name,
+            "prompt": prompt_text(task.render(item=item, look=None)),
+            "completion": completion(task, item_answer(item, theme, noun)),
+            "difficulty": 1,
+        }
+
+
+def _liking_rows(world: World, config: TeacherConfig, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Items of what a person wants in the next chunk, and as many of what nobody said they want."""
+    if not config.likings_per_world:
+        return
+    names = short_names(world.items, world.names)["name"].to_list()
+    themes = world.simulation.item_themes
+    row_of = {item: row for row, item in enumerate(world.items["item_id"].to_pylist())}
+    chunks = world_chunks(world, 16)
+    truth = read_truth(world.simulation, world.events, chunks, config.min_events)
+    rows = list(zip(chunks.select(["user_id", "item_ids", "text"]).to_pylist(), truth, strict=True))
+    pairs = [(one, after) for one, after in pairwise(rows) if one[0]["user_id"] == after[0]["user_id"] and one[1] and after[1]]
+    for number in range(config.likings_per_world if pairs else 0):
+        (chunk, wishes), (later, wanted) = pairs[rng.integers(len(pairs))]
+        wished = np.isin(themes, [THEMES.index(wish.theme) for wish in (*wanted, *wishes)])
+        taken = [row_of[item] for item in later["item_ids"] if item and wished[row_of[item]]]
+        if number % 2 and taken:
+            row, word = taken[rng.integers(len(taken))], ITEM_LIKING.choices[0]
+        else:
+            row, word = int(rng.choice(np.flatnonzero(~wished))), ITEM_LIKING.choices[1]
+        by_chunk = rng.random() < 0.25
+        known = {"interests": [] if by_chunk else [wish.theme.phrase for wish in wishes], "behaviours": chunk["text"] if by_chunk else None}
+        yield {
+            "task": ITEM_LIKING.name,
+            "prompt": prompt_text(ITEM_LIKING.render(item=names[row], **known)),
+            "completion": word,
+            "difficulty": 1,
         }

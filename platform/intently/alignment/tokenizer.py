@@ -78,6 +78,7 @@ def encode(
     encoded = []
     for prompt, answer, offsets, text in zip(asked, answered["input_ids"], answered["offset_mapping"], completions, strict=True):
         spans = [match.span(1) for match in value.finditer(text)] if value else []
+        spans = spans if text.startswith("{") else [(0, len(text))]  # a bare word is nothing but its value
         decisive = [any(first < stop and last > start for start, stop in spans) for first, last in offsets]
         encoded.append(EncodedChat(prompt + answer, len(prompt), decisive))
     return encoded

@@ -27,6 +27,7 @@ from intently.alignment.examples import prompt_messages
 from intently.alignment.tokenizer import USER, encode, train_tokenizer
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError
+from intently.llm.engines.vllm import STUDENT, STUDENT_FOLDER
 
 CHECKPOINT = "checkpoint.pt"
 _TEXTS_FOR_TOKENIZER = 6000
@@ -51,6 +52,7 @@ class TrainingConfig(Config):
     """How the student is trained."""
 
     student: StudentConfig = Field(StudentConfig(), description="its size")
+    start: str | None = Field(None, description="model folder to go on from, 'student' is the shipped one; None starts from nothing")
     seed: int = Field(0, ge=0, description="of weights, order and copying drill")
     num_steps: int = Field(1600, ge=1, description="optimiser steps, the drill included")
     batch_tokens: int = Field(6144, ge=64, description="tokens of a batch, padding included")
@@ -98,9 +100,7 @@ def train(examples: pa.Table, config: TrainingConfig, work: Path, until: int | N
     tokenizer = _tokenizer(examples, config, work)
     encoded = encode_examples(tokenizer, examples, config)
     torch.manual_seed(config.seed)
-    model = Qwen3ForCausalLM(model_config(config.student, tokenizer))
-    model.model.embed_tokens.weight.data.copy_(cooccurrence_vectors(tokenizer, encoded, config.student.hidden, config.seed))
-    model = model.to(device)
+    model = _first_model(tokenizer, encoded, config).to(device)
     optimizers = _optimizers(model, config)
     first = _resume(work / CHECKPOINT, model, optimizers, device)
     plan = plan_batches(encoded, config)
@@ -132,6 +132,20 @@ def train(examples: pa.Table, config: TrainingConfig, work: Path, until: int | N
     if last == config.num_steps:
         save_model(model, tokenizer, work / "model")
     return losses
+
+
+def start_folder(start: str) -> Path:
+    """The folder that `TrainingConfig.start` means."""
+    return STUDENT_FOLDER if start == STUDENT else Path(start)
+
+
+def _first_model(tokenizer: PreTrainedTokenizerFast, encoded: Sequence[Encoded], config: TrainingConfig) -> Qwen3ForCausalLM:
+    """The weights before the first step, in float32: those of `start`, else new ones."""
+    if config.start is not None:
+        return Qwen3ForCausalLM.from_pretrained(start_folder(config.start), dtype=torch.float32)
+    model = Qwen3ForCausalLM(model_config(config.student, tokenizer))
+    model.model.embed_tokens.weight.data.copy_(cooccurrence_vectors(tokenizer, encoded, config.student.hidden, config.seed))
+    return model
 
 
 def model_config(student: StudentConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
@@ -288,7 +302,9 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], config: TrainingConf
 
 
 def _tokenizer(examples: pa.Table, config: TrainingConfig, work: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that a run began with, else a new one."""
+    """That of the model that a run goes on from, or the one that it began with, else a new one."""
+    if config.start is not None:
+        return PreTrainedTokenizerFast.from_pretrained(start_folder(config.start))
     folder = work / "tokenizer"
     if not folder.exists():
         rows = np.random.default_rng([config.seed, 2]).permutation(examples.num_rows)[:_TEXTS_FOR_TOKENIZER]

@@ -42,8 +42,8 @@ class InterestDraft(Answer):
     """One interest, as a model wrote it (RecGPT, user interest mining)."""
 
     interest: str = Field(min_length=3, max_length=60)
-    stage: Literal["emerging", "active", "fading"]
     reason: str = Field(min_length=3, max_length=160)
+    stage: Literal["emerging", "active", "fading"]
 
 
 class UserInterests(Answer):
@@ -55,9 +55,9 @@ class UserInterests(Answer):
 class TagDraft(Answer):
     """One item tag, as a model wrote it (RecGPT, item tag prediction)."""
 
-    tag: str = Field(min_length=3, max_length=60)
     interest: str = Field(min_length=3, max_length=60)
     reason: str = Field(min_length=3, max_length=120)
+    tag: str = Field(min_length=3, max_length=60)
 
 
 class ItemTags(Answer):
@@ -75,8 +75,8 @@ class ExplanationText(Answer):
 class Judgement(Answer):
     """What a judge says of one result under one criterion."""
 
-    verdict: Literal["yes", "no"]
     reason: str = Field(min_length=1, max_length=160)
+    verdict: Literal["yes", "no"]
 
 
 class ExplanationVerdict(Answer):
@@ -308,4 +308,4 @@ def _environment() -> jinja2.Environment:
 
 @cache
 def _json_schema(answer: type[Answer]) -> str:
-    return json.dumps(answer.model_json_schema(), sort_keys=True)
+    return json.dumps(answer.model_json_schema())  # unsorted: guided decoding forces keys in this order, reasons before labels

@@ -1,0 +1,284 @@
+"""A student on real catalogues: people, items and a whole catalogue that its teacher never read.
+
+    PYTHONPATH=platform OMP_NUM_THREADS=1 python benchmarks/student_catalogues.py --data FOLDER [--model FOLDER] [--people 150]
+        [--quick] [--json FILE]
+
+FOLDER holds movielens_1m, amazon_beauty and amazon_cellphones as prepared Parquet sets. Of the first two a fifth of the people and of the
+items are kept from the teacher (told by a hash); of the third everything is. People are asked chunk after chunk with the student's own
+earlier answers before them, on the training part of their log.
+
+- Facts: what a chunk's liked items have more of than everybody's, by rule (`alignment.catalogue_answers`); the student was taught to say
+  this, so precision and recall say how well it learned to count, not what people want. Beside it a baseline without a language model:
+  the chunk's most frequent categories.
+- Later: what the person liked afterwards, which nobody was taught. `lift` is how much likelier a later item is to have a named aspect
+  than any liked item is; IQ is the mean cosine of interests and later items, for phrases of any vocabulary.
+Intervals are 95 % bootstraps over people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from intently.alignment.catalogue import Catalogue, CatalogueConfig, history_of, open_catalogue
+from intently.alignment.catalogue_answers import shown_aspects
+from intently.alignment.catalogue_teacher import seen_of
+from intently.alignment.truth import histories
+from intently.core.schema import HISTORY
+from intently.data.chunking import Chunker
+from intently.interests.outcomes import quality_of_interests
+from intently.interests.phrases import BrandFinder, normalise
+from intently.interests.tags import bounded_task
+from intently.llm.answer import Question, answer
+from intently.llm.contract import Engine, Sampling
+from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
+from intently.llm.tasks import TASKS, ItemInterests, ItemTags, UserInterests
+from student import agreement
+
+CATALOGUES: dict[str, dict[str, Any]] = {
+    "movielens_1m": {"levels": "flat", "noun": "films", "chunks": {"names": {"facets": ["categories"]}, "max_tokens": 800}},
+    "amazon_beauty": {"levels": "path"},
+    "amazon_cellphones": {"levels": "path"},
+}
+UNTAUGHT = "amazon_cellphones"
+CHUNKS_A_PERSON = 2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A chunk of a person who was kept apart, and what holds of it."""
+
+    user: str
+    text: str
+    facts: set[str]
+    frequent: list[str]
+
+
+def people_of(catalogue: Catalogue, num_people: int) -> tuple[list[Asked], dict[str, np.ndarray], pa.Table]:
+    """Chunks of held-out people, oldest first; the rows of what each liked later; HISTORY rows of that."""
+    later = catalogue.measured.filter("later", "liked")
+    users = later["user_id"].unique().sort().to_list()
+    chosen = np.random.default_rng(0).permutation(users)[:num_people].tolist()
+    before = catalogue.measured.filter(~pl.col("later"), pl.col("user_id").is_in(chosen))
+    told = {
+        row["event_id"]: row for row in before.select("event_id", "liked", time=pl.col("timestamp").cast(pl.Int64)).iter_rows(named=True)
+    }
+    chunks = Chunker(catalogue.items, catalogue.config.chunks).chunk(histories(history_of(before))).chunks
+    rows = chunks.select(["user_id", "event_ids", "item_ids", "text"]).to_pylist()
+    last: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        last[row["user_id"]] = [*last[row["user_id"]], row][-CHUNKS_A_PERSON:]
+    asked = []
+    for row in (row for of_user in last.values() for row in of_user):
+        seen = seen_of([told[event] for event in row["event_ids"]], [catalogue.row[item] for item in row["item_ids"]])
+        facts = {catalogue.aspects[one.aspect].phrase for one in shown_aspects(catalogue, seen)}
+        asked.append(Asked(row["user_id"], row["text"], facts, frequent_categories(catalogue, seen.items)))
+    wanted = later.filter(pl.col("user_id").is_in(chosen))
+    rows_later = {
+        user: np.array([catalogue.row[item] for item in items]) for user, items in wanted.group_by("user_id").agg("item_id").iter_rows()
+    }
+    return asked, rows_later, HISTORY.check(histories(history_of(wanted)))
+
+
+def frequent_categories(catalogue: Catalogue, items: np.ndarray) -> list[str]:
+    """The baseline: categories of two liked items or more (one, of up to five), the most frequent first, as many as the rule may name."""
+    noun = catalogue.config.noun
+    names = catalogue.items["category"].to_pylist()
+    count: dict[str, int] = defaultdict(int)
+    for row in items.tolist():
+        count[f"{names[row].lower().replace(' & ', ' and ')} {noun}".strip()] += 1
+    least = 1 if len(items) <= 5 else 2
+    ordered = sorted((name for name, number in count.items() if number >= least), key=lambda name: (-count[name], name))
+    return ordered[: min(catalogue.config.max_interests, 2 + len(items) // 8)]
+
+
+def ask_people(engine: Engine, asked: Sequence[Asked]) -> tuple[list[UserInterests | None], float, float]:
+    """Answers in the order of `asked`; share that followed the schema at once; share answered at all."""
+    levels: dict[int, list[int]] = defaultdict(list)
+    seen: dict[str, int] = defaultdict(int)
+    for place, one in enumerate(asked):
+        levels[seen[one.user]].append(place)
+        seen[one.user] += 1
+    found: list[UserInterests | None] = [None] * len(asked)
+    previous: dict[str, list[str]] = {}
+    repaired = 0
+    for level in sorted(levels):
+        fields = [{"behaviours": asked[place].text, "previous": previous.get(asked[place].user, [])} for place in levels[level]]
+        questions = [Question(str(place), field, Sampling(max_tokens=640)) for place, field in zip(levels[level], fields, strict=True)]
+        for place, outcome in zip(levels[level], answer(engine, questions, TASKS["user_interests"]), strict=True):
+            repaired += outcome.repaired
+            if isinstance(outcome.answer, UserInterests):
+                found[place] = outcome.answer
+                previous[asked[place].user] = [draft.interest for draft in outcome.answer.interests]
+    return found, 1 - repaired / len(asked), sum(one is not None for one in found) / len(asked)
+
+
+def later_lift(
+    catalogue: Catalogue, said: Sequence[Sequence[str]], asked: Sequence[Asked], later: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """How much likelier later liked items have the aspects named of a person's last chunk; phrases outside the vocabulary do not count."""
+    place = {aspect.phrase: number for number, aspect in enumerate(catalogue.aspects)}
+    last = {one.user: number for number, one in enumerate(asked)}
+    lifts = []
+    for user, number in last.items():
+        named = [place[phrase] for phrase in said[number] if phrase in place]
+        if named:
+            lifts.append(float((catalogue.shows[later[user]][:, named].mean(axis=0) / np.maximum(catalogue.rate[named], 1e-6)).mean()))
+    if not lifts:
+        return {}
+    values = np.array(lifts)
+    draws = np.random.default_rng(0).choice(values, size=(1000, len(values))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"lift": float(values.mean()), "lift_low": float(low), "lift_high": float(high)}
+
+
+def measure_people(
+    engine: Engine, catalogue: Catalogue, num_people: int, encoder: TextEncoder
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Figures and one row a side: the student, the baseline, and the facts themselves."""
+    asked, later, later_history = people_of(catalogue, num_people)
+    found, valid, answered = ask_people(engine, asked)
+    sides = {
+        "student": [[normalise_phrase(draft.interest) for draft in one.interests] if one else [] for one in found],
+        "frequent categories": [one.frequent for one in asked],
+        "facts": [sorted(one.facts) for one in asked],
+    }
+    people = [one.user for one in asked]
+    true = [one.facts for one in asked]
+    quality = quality_of_interests(
+        {
+            name: pa.table(
+                {
+                    "user_id": [one.user for one, phrases in zip(asked, said, strict=True) for _ in phrases],
+                    "interest": [phrase for phrases in said for phrase in phrases],
+                }
+            )
+            for name, said in sides.items()
+        },
+        later_history,
+        catalogue.items,
+        encoder,
+    )
+    iq = {one.name: one for one in quality}
+    rows = []
+    for name, said in sides.items():
+        row: dict[str, Any] = {"side": name, "interests_a_chunk": float(np.mean([len(phrases) for phrases in said]))}
+        row |= agreement([set(phrases) for phrases in said], true, people) if catalogue.config.name != UNTAUGHT else {}
+        row |= later_lift(catalogue, said, asked, later) if catalogue.config.name != UNTAUGHT else {}
+        row |= {"iq": iq[name].value, "iq_low": iq[name].low, "iq_high": iq[name].high} if name in iq else {}
+        rows.append(row)
+    reasons = [
+        grounded(draft.reason, one.text)
+        for said_one, one in zip(found, asked, strict=True)
+        for draft in (said_one.interests if said_one else ())
+    ]
+    figures = {"chunks": float(len(asked)), "valid": valid, "answered": answered, "reason_grounded": float(np.mean(reasons or [0]))}
+    return figures, rows
+
+
+def normalise_phrase(phrase: str) -> str:
+    """As the vocabulary writes phrases."""
+    return " ".join(phrase.lower().split())
+
+
+def grounded(reason: str, text: str) -> bool:
+    """Whether the things that a reason says were liked or bought stand in the chunk."""
+    named = reason.split(",")[0].split()[1:]
+    there = text.lower()
+    return all(word.lower() in there for word in named if word != "and")
+
+
+def measure_items(engine: Engine, catalogue: Catalogue, num_items: int) -> dict[str, float]:
+    """Item interests of held-out items against the aspects that their metadata give them."""
+    rows = np.flatnonzero(~catalogue.teachable & (catalogue.shows.sum(axis=1) > 0))
+    chosen = np.random.default_rng(1).permutation(rows)[:num_items].tolist()
+    shown = catalogue.items.select(["title", "category", "categories", "brand", "price", "attributes", "description"])
+    items = [shown.slice(row, 1).to_pylist()[0] for row in chosen]
+    questions = [Question(str(n), {"item": item, "look": None}, Sampling(max_tokens=400)) for n, item in enumerate(items)]
+    right = said = valid = 0
+    for row, outcome in zip(chosen, answer(engine, questions, TASKS["item_interests"]), strict=True):
+        valid += isinstance(outcome.answer, ItemInterests) and not outcome.repaired
+        if isinstance(outcome.answer, ItemInterests):
+            true = {catalogue.aspects[a].phrase for a in np.flatnonzero(catalogue.shows[row]).tolist()}
+            named = {normalise_phrase(draft.interest) for draft in outcome.answer.interests}
+            right, said = right + len(named & true), said + len(named)
+    return {"items": float(len(chosen)), "items_valid": valid / len(chosen), "items_precision": right / max(said, 1)}
+
+
+def measure_tags(engine: Engine, catalogue: Catalogue, asked: Sequence[Asked], num_tags: int = 16) -> dict[str, float]:
+    """Tags for the facts of held-out people: shares that keep each rule."""
+    brands = BrandFinder.of_items(catalogue.items)
+    chosen = [one for one in asked if one.facts]
+    questions = [
+        Question(
+            str(number),
+            {
+                "interests": [{"interest": phrase, "stage": "active"} for phrase in sorted(one.facts)],
+                "recent": [],
+                "season": "autumn",
+                "num_tags": num_tags,
+            },
+            Sampling(max_tokens=1400),
+        )
+        for number, one in enumerate(chosen)
+    ]
+    valid, clean, serves, distinct = [], [], [], []
+    for one, outcome in zip(chosen, answer(engine, questions, bounded_task(num_tags)), strict=True):
+        valid.append(isinstance(outcome.answer, ItemTags) and not outcome.repaired)
+        for tag in outcome.answer.tags if isinstance(outcome.answer, ItemTags) else ():
+            clean.append(not brands.find(tag.tag))
+            serves.append(normalise_phrase(tag.interest) in one.facts)
+        distinct.append(len({normalise(tag.tag) for tag in outcome.answer.tags}) if isinstance(outcome.answer, ItemTags) else 0)
+    shares = {"valid": valid, "no_brand": clean, "serves": serves, "distinct": distinct}
+    return {f"tags_{name}": float(np.mean(values or [0])) for name, values in shares.items()}
+
+
+def main() -> None:
+    """Parse the flags, start the engine in an environment that it needs, print and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data sets")
+    parser.add_argument("--model", default="student", help="a model folder instead of the shipped student")
+    parser.add_argument("--people", type=int, default=150, help="held-out people of each catalogue")
+    parser.add_argument("--quick", action="store_true", help="20 people")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    config = VLLMConfig(model=options.model)
+    environment = vllm_environment(config)
+    if any(os.environ.get(key) != value for key, value in environment.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment)  # threads are bound before Python runs
+    engine, encoder = VLLMEngine(config), TextEncoder(EncoderConfig())
+    people = 20 if options.quick else options.people
+    figures: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    for name, settings in CATALOGUES.items():
+        source = {"kind": "shared_parquet", "path": str(options.data / name)}
+        catalogue = open_catalogue(CatalogueConfig.parse({"name": name, "source": source, **settings}))
+        found, sides = measure_people(engine, catalogue, people, encoder)
+        if name != UNTAUGHT:
+            found |= measure_items(engine, catalogue, people)
+            found |= measure_tags(engine, catalogue, people_of(catalogue, people)[0][:60])
+        figures |= {f"{name}_{key}": value for key, value in found.items()}
+        for row in sides:
+            rows.append({"catalogue": name, **row})
+            print("  ".join(f"{v:<20}" if isinstance(v, str) else f"{k} {v:.3f}" for k, v in rows[-1].items()), flush=True)
+        print("\n".join(f"  {key:<24}{value:.4g}" for key, value in found.items()), flush=True)
+    if options.json:
+        result = {"benchmark": "student_catalogues", "quick": options.quick, "figures": figures, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # vLLM's libraries complain for a second otherwise
+
+
+if __name__ == "__main__":
+    main()
