@@ -2,8 +2,9 @@
 
     PYTHONPATH=platform python benchmarks/mining_ensemble.py --workspace FOLDER [--second MODEL_FOLDER] [--quick] [--json FILE]
 
-Readers that are really different: the shipped student in vLLM, another student (a folder with other weights and another tokenizer; left
-out without --second), and a rule behind a local OpenAI-compatible server, which names the words that a chunk repeats most. The workspace
+Readers that are really different: the shipped student in vLLM, another student (other worlds, another tokenizer, half the width; trained
+here once and kept in {workspace}/second_student, unless --second names a folder), and a rule behind a local OpenAI-compatible server, which
+names the words that a chunk repeats most. The workspace
 holds item, chunk and history_test, and true_interest where it is simulated. The mining worker reads the people with each model alone,
 then with all; the request cache answers for the members of the ensemble what they said alone. Interest quality (IQ: mean cosine of a
 user's interests and later items) is taken over the users that all of them know.
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from intently.alignment.teacher import TeacherConfig, write_examples
+from intently.alignment.training import StudentConfig, TrainingConfig, train
 from intently.core.config import Config, Resources
 from intently.core.schema import USER_INTEREST
 from intently.core.workspace import Workspace, open_stage
@@ -41,6 +44,7 @@ from intently.llm.engines.vllm import VLLMConfig
 from intently.runtime.mapping import map_parts
 from intently.runtime.session import ray_session
 
+SECOND_WORLDS = 20
 TEXTS = ["item_id", "title", "category", "categories", "brand", "attributes", "description"]
 WORD = re.compile(r"[a-z][a-z'-]{3,}")
 
@@ -86,6 +90,16 @@ def rule_server() -> Iterator[str]:
     finally:
         server.shutdown()
         thread.join()
+
+
+def second_student(folder: Path) -> Path:
+    """The folder of a student that learned from other worlds than the shipped one; trained if it is not there, in some minutes."""
+    if not (folder / "model" / "config.json").exists():
+        teacher = TeacherConfig(seed=700_000, num_worlds=SECOND_WORLDS)
+        examples = pa.concat_tables([write_examples(teacher, world) for world in range(SECOND_WORLDS)])
+        size = StudentConfig(vocabulary=4000, hidden=96, heads=2, kv_heads=1, feed_forward=256)
+        train(examples, TrainingConfig(student=size, seed=7, num_steps=900, decay_steps=300, batch_tokens=3072, threads=1), folder)
+    return folder / "model"
 
 
 def mine(source: Workspace, scratch: Workspace, mining: MiningConfig, engines: Sequence[EngineConfig]) -> tuple[pa.Table, pa.Table, dict]:
@@ -134,18 +148,20 @@ def main() -> None:
     """Parse the flags, mine, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", required=True, help="a workspace with item, chunk, history_test")
-    parser.add_argument("--second", help="folder of another student")
+    parser.add_argument("--second", type=Path, help="model folder of another student; one is trained without it")
     parser.add_argument("--quick", action="store_true", help="20 people")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     source = Workspace.open(options.workspace)
+    second = options.second or second_student(Path(options.workspace) / "second_student")
     mining = MiningConfig(max_users=20 if options.quick else 200, max_chunks=2)
     with tempfile.TemporaryDirectory() as folder, rule_server() as base_url, ray_session():
         scratch = Workspace.open(folder)
-        engines: dict[str, EngineConfig] = {"student": VLLMConfig(kv_cache_gb=0.25)}
-        if options.second:
-            engines["second student"] = VLLMConfig(model=options.second, kv_cache_gb=0.25)
-        engines["rule server"] = EndpointConfig(base_url=base_url, model="counts-words")
+        engines: dict[str, EngineConfig] = {
+            "student": VLLMConfig(kv_cache_gb=0.25),
+            "second student": VLLMConfig(model=str(second), kv_cache_gb=0.25),
+            "rule server": EndpointConfig(base_url=base_url, model="counts-words"),
+        }
         mined = {name: mine(source, scratch, mining, [engine]) for name, engine in engines.items()}
         mined["ensemble"] = mine(source, scratch, mining, list(engines.values()))
     rows = measure(source, mined)

@@ -23,9 +23,10 @@ from intently.interests.reason_rules import REVISION
 from intently.interests.reason_store import FILENAME, write_reasons
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import Explainer
-from intently.judge.explanations import ExplanationJudge, JudgeConfig
+from intently.judge.explanations import ExplanationJudge
+from intently.judge.judging import JudgeConfig
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
@@ -71,10 +72,10 @@ def _explain(config: BuildExplanationsConfig, workspace: Workspace) -> Artifact:
         "items": workspace.artifact("item"),
         "config": config.explanations,
         "parts": parts,
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
         "encoder": config.encoder,
         "verdicts": verdicts,
-        "judge": ExplanationJudge(config.judge) if config.judge else None,
+        "judge": ExplanationJudge(config.judge.share(config.resources.num_workers), verdicts) if config.judge else None,
     }
     environment = engine_environment(config.engine) | (engine_environment(config.judge.engine) if config.judge else {})
     map_parts(Explainer, arguments, stage.pending(parts), config.resources, JOB.name, environment)

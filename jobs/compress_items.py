@@ -16,7 +16,7 @@ from intently.core.workspace import Artifact, Workspace
 from intently.data.counts import total_counts
 from intently.interests.item_names import ItemNameConfig, ItemNamer
 from intently.interests.usage import usage_metrics
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.runtime.mapping import map_parts
 from pydantic import Field
@@ -47,7 +47,7 @@ def run(config: CompressItemsConfig, workspace: Workspace) -> Artifact:
         "previous": previous,
         "config": config.names,
         "items_per_part": config.items_per_part,
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
     }
     map_parts(ItemNamer, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))
     return stage.finish(usage_metrics(total_counts(stage, parts)))

@@ -8,6 +8,7 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
 
 from __future__ import annotations
 
+import pyarrow as pa
 from intently.core.config import Config, Resources, operational
 from intently.core.errors import ConfigError
 from intently.core.job import Job, launch
@@ -17,8 +18,10 @@ from intently.data.counts import total_counts
 from intently.interests.labels import ItemLabeller, LabelConfig, check_tags, check_user_interests, shares_of_yes
 from intently.interests.phrases import BrandFinder
 from intently.interests.workers import TEXT_COLUMNS
+from intently.judge.mined import MinedJudge, MinedJudgeConfig
+from intently.judge.rubrics import INTERESTS, TAGS
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
 from pydantic import Field
@@ -30,6 +33,7 @@ class LabelInterestsConfig(Config):
     labels: LabelConfig = Field(LabelConfig(), description="which source labels the interests of items")
     engine: EngineConfig | None = Field(None, description="the language model that labels, for the source llm; another than the miners")
     encoder: EncoderConfig = Field(EncoderConfig(), description="says how close an interest is to its item")
+    judge: MinedJudgeConfig | None = Field(None, description="the language model that judges people's interests and tags; off without one")
     resources: Resources = operational(Resources(), description="what one worker needs, and how many run")
 
 
@@ -46,18 +50,19 @@ def run(config: LabelInterestsConfig, workspace: Workspace) -> Artifact:
         "interests": interests,
         "items": workspace.artifact("item"),
         "config": config.labels,
-        "engine": config.engine if config.labels.source == "llm" else None,
+        "engine": share_of(config.engine, config.resources.num_workers) if config.engine and config.labels.source == "llm" else None,
         "encoder": config.encoder,
     }
     parts = interests.parts()
     environment = engine_environment(config.engine) if config.engine else {}
     map_parts(ItemLabeller, arguments, stage.pending(parts), config.resources, JOB.name, environment)
-    shares = _check_people(workspace, stage)
-    return stage.finish(total_counts(stage, parts) | shares)
+    checked = _check_people(workspace, stage)
+    counts = total_counts(stage, parts) | {name: share for verdicts in checked.values() for name, share in shares_of_yes(verdicts).items()}
+    return stage.finish(counts | (_judge(config, config.judge, workspace, stage, checked) if config.judge else {}))
 
 
-def _check_people(workspace: Workspace, stage: Stage) -> dict[str, float]:
-    """Check user interests and tags where they stand; 'tags/no_brand' → share of yes."""
+def _check_people(workspace: Workspace, stage: Stage) -> dict[str, pa.Table]:
+    """Check user interests and tags by rule where they stand; the artifact's name → verdicts."""
     checked = {}
     if workspace.latest_version("user_interest") and workspace.latest_version("chunk"):
         checked["user_interest"] = check_user_interests(workspace.artifact("user_interest").read(), workspace.artifact("chunk").read())
@@ -65,11 +70,30 @@ def _check_people(workspace: Workspace, stage: Stage) -> dict[str, float]:
         items = workspace.artifact("item").read(columns=TEXT_COLUMNS)
         history = workspace.artifact("history_train").read()
         checked["tag"] = check_tags(workspace.artifact("tag").read(), history, items, BrandFinder.of_items(items))
-    shares: dict[str, float] = {}
     for part, verdicts in checked.items():
         stage.write(part, verdicts)
-        shares |= shares_of_yes(verdicts)
-    return shares
+    return checked
+
+
+def _judge(
+    config: LabelInterestsConfig, judge: MinedJudgeConfig, workspace: Workspace, stage: Stage, checked: dict[str, pa.Table]
+) -> dict[str, float]:
+    """Ask the judge about what the rules let pass; counts by task, as 'tags/specificity_yes'."""
+    artifacts = {name: workspace.artifact(name) for name in ("user_interest", "tag") if name in checked}
+    if "user_interest" not in artifacts:
+        return {}
+    tasks = {"user_interest": INTERESTS.name, "tag": TAGS.name}
+    parts = [f"judged-{tasks[name]}-{part}" for name, artifact in artifacts.items() for part in artifact.parts()]
+    arguments = {
+        "stage": stage,
+        "config": judge.share(config.resources.num_workers),
+        "interests": artifacts["user_interest"],
+        "tags": artifacts.get("tag"),
+        "chunks": workspace.artifact("chunk"),
+        "rules": pa.concat_tables(checked.values()),
+    }
+    map_parts(MinedJudge, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(judge.engine))
+    return total_counts(stage, parts)
 
 
 JOB = Job(
@@ -78,7 +102,7 @@ JOB = Job(
     reads=("item", "item_interest"),
     writes={"interest_verdict": VERDICT},
     run=run,
-    fingerprint=lambda config: TASKS["item_interest_label"].fingerprint,
+    fingerprint=lambda config: "-".join(TASKS[name].fingerprint for name in ("item_interest_label", "interest_verdict", "tag_verdict")),
     optional=("user_interest", "chunk", "tag", "history_train"),
 )
 

@@ -19,7 +19,7 @@ from intently.data.counts import total_counts
 from intently.interests.items import ItemMiner, ItemMiningConfig
 from intently.interests.usage import usage_metrics
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
@@ -52,8 +52,8 @@ def run(config: MineItemInterestsConfig, workspace: Workspace) -> Artifact:
         "items": items,
         "config": config.mining,
         "items_per_part": config.items_per_part,
-        "engines": config.engines,
-        "vision": config.vision,
+        "engines": tuple(share_of(engine, config.resources.num_workers) for engine in config.engines),
+        "vision": share_of(config.vision, config.resources.num_workers) if config.vision else None,
         "encoder": config.encoder,
     }
     engines = [*config.engines, *([config.vision] if config.vision else [])]

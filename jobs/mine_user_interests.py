@@ -20,7 +20,7 @@ from intently.interests.usage import usage_metrics
 from intently.interests.users import MiningConfig, chosen_users, user_order
 from intently.interests.workers import UserMiner
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
@@ -52,9 +52,9 @@ def run(config: MineUserInterestsConfig, workspace: Workspace) -> Artifact:
         "items": items,
         "config": config.mining,
         "last_place": last_place,
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
         "encoder": config.encoder,
-        "others": config.others,
+        "others": tuple(share_of(other, config.resources.num_workers) for other in config.others),
         "ensemble": config.ensemble,
     }
     parts = chunks.parts()

@@ -17,7 +17,7 @@ from intently.interests.tags import TagConfig
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import TagPredictor
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
@@ -45,7 +45,7 @@ def run(config: PredictTagsConfig, workspace: Workspace) -> Artifact:
         "history": workspace.artifact("history_train"),
         "items": workspace.artifact("item"),
         "config": config.tags,
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
         "encoder": config.encoder,
     }
     parts = interests.parts()

@@ -126,3 +126,18 @@ def test_cooccurrence_vectors_put_tokens_of_one_line_next_to_each_other():
     boots, poles, grinder = (tokenizer(text, add_special_tokens=False)["input_ids"][-1] for text in ("boots", " poles", " grinder"))
     directions = torch.nn.functional.normalize(vectors, dim=1)
     assert directions[boots] @ directions[poles] > directions[boots] @ directions[grinder] + 0.3
+
+
+def test_train_goes_on_from_a_model_folder_with_its_tokenizer(examples, trained, tmp_path):
+    losses, folder = trained
+    onward = TINY.model_copy(update={"start": str(folder), "num_steps": 2, "copy_steps": 0, "easy_steps": 0, "warmup_steps": 100})
+    more = train(examples, onward, tmp_path)
+    assert np.mean(more) < np.mean(losses[2:5]) - 0.3, "it begins where the other ended"
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_encode_bare_word_is_decisive_from_end_to_end(examples, trained):
+    tokenizer = AutoTokenizer.from_pretrained(trained[1])
+    chat = prompt_messages(examples["prompt"][0].as_py())
+    (word,) = encode(tokenizer, [chat], ["Yes"], ["tag"])
+    assert word.decisive == [True] * (len(word.tokens) - word.prompt_length - 1) + [False], "all but the end"

@@ -279,6 +279,22 @@ INTEREST_RATING = _table(
     Column("effectiveness", pa.int8(), "1 where auc_current > auc_raw: label of PRM"),
 )
 
+PROFILE = _table(
+    "profile",
+    "What a person cares for, over their whole history; one row an interest.",
+    "user_id rank",
+    Column("user_id", pa.string(), "who"),
+    Column("bucket", pa.int32(), "History.bucket"),
+    Column("rank", pa.int32(), "0 is the best supported"),
+    Column("interest", pa.string(), "the interest, a short phrase"),
+    Column("kind", pa.string(), "listed (read from chunks), extended (from the interests of items), pattern, lifestyle or guess"),
+    Column("stage", pa.string(), "emerging, active or fading, over the whole history"),
+    Column("reason", pa.string(), "why it is believed"),
+    Column("evidence", TEXTS, "item ids of the history that support it, checked to be there; never empty"),
+    Column("support", pa.int32(), "chunks it was read from, items that speak of it, or interests that it rests on"),
+    Column("model", pa.string(), "which engine and model wrote it, or 'items'"),
+)
+
 VERDICT = _table(
     "verdict",
     "What a judge or a rule said of one result under one criterion.",
@@ -446,7 +462,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         ITEM, USER, EVENT, HISTORY, CHUNK, TRUE_INTEREST, ITEM_INTEREST, ITEM_NAME, USER_INTEREST, INTEREST_NODE, INTEREST_RATING,
-        VERDICT, HUMAN_LABEL, TAG, EMBEDDING, SEMANTIC_ID, ROLLOUT, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE, FEEDBACK,
-        METRIC, REJECT,
+        PROFILE, VERDICT, HUMAN_LABEL, TAG, EMBEDDING, SEMANTIC_ID, ROLLOUT, CHAT_EXAMPLE, CTR_SAMPLE, CANDIDATE, EXPLANATION, EXPOSURE,
+        FEEDBACK, METRIC, REJECT,
     )
 }  # fmt: skip

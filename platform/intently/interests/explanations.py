@@ -57,6 +57,9 @@ class ExplanationConfig(Config):
 class ReasonJudge(Protocol):
     """Says of explanations whether they are good; a job passes one in."""
 
+    def begin(self, part: str) -> None:
+        """The part that is judged next."""
+
     def judge(self, explanations: pa.Table, items: pa.Table) -> pa.Table:
         """EXPLANATION rows, ITEM rows → VERDICT rows with the subject `item_id/interest`."""
 

@@ -250,6 +250,8 @@ class Explainer:
     def __call__(self, part: str) -> dict[str, int | float]:
         """Write the reasons of the pairs that fall into one part."""
         self._engine.begin(part)
+        if self._judge is not None:
+            self._judge.begin(part)
         pairs = pairs_of_part(self._pairs, self._parts.index(part), len(self._parts))
         explained = explain(pairs, self._items, self._rules, self._engine, self._config, self._judge)
         self._verdicts.write(part, explained.verdicts)

@@ -28,3 +28,5 @@ class Rubric:
 
 
 EXPLANATIONS = Rubric("explanations", TASKS["explanation_verdict"])
+INTERESTS = Rubric("interests", TASKS["interest_verdict"])
+TAGS = Rubric("tags", TASKS["tag_verdict"])

@@ -52,6 +52,21 @@ class UserInterests(Answer):
     interests: list[InterestDraft] = Field(min_length=1, max_length=16)
 
 
+class ProfileDraft(Answer):
+    """One thing that a profile says of a person beyond single interests (DeepInterestGR, MLIM)."""
+
+    interest: str = Field(min_length=3, max_length=60)
+    kind: Literal["pattern", "lifestyle", "guess"]
+    rests_on: list[int] = Field(min_length=1, max_length=6)
+    reason: str = Field(min_length=3, max_length=160)
+
+
+class UserProfile(Answer):
+    """Answer of the task `user_profile`."""
+
+    drafts: list[ProfileDraft] = Field(min_length=1, max_length=8)
+
+
 class TagDraft(Answer):
     """One item tag, as a model wrote it (RecGPT, item tag prediction)."""
 
@@ -86,6 +101,22 @@ class ExplanationVerdict(Answer):
     factuality: Judgement
     clarity: Judgement
     safety: Judgement
+
+
+class InterestVerdict(Answer):
+    """Answer of the task `interest_verdict` (RecGPT §2): one judgement a criterion."""
+
+    willingness: Judgement
+    reasonableness: Judgement
+
+
+class TagVerdict(Answer):
+    """Answer of the task `tag_verdict` (RecGPT §3): one judgement a criterion."""
+
+    relevance: Judgement
+    consistency: Judgement
+    specificity: Judgement
+    validity: Judgement
 
 
 class ItemInterestDraft(Answer):
@@ -220,6 +251,11 @@ TASKS: dict[str, Task] = {
             },
         ),
         Task(
+            "user_profile",
+            UserProfile,
+            {"interests": "what is known to interest the person, best supported first, each with .interest, .stage and .support"},
+        ),
+        Task(
             "item_tags",
             ItemTags,
             {
@@ -244,6 +280,27 @@ TASKS: dict[str, Task] = {
                 "explanation": "the text to be judged",
                 "item": "the item's row as a mapping: title, category, brand, price, description, attributes",
                 "interest": "the interest that the text was written for, or None for a reason that fits anybody",
+            },
+        ),
+        Task(
+            "interest_verdict",
+            InterestVerdict,
+            {
+                "behaviours": "Chunk.text that the interest was read from",
+                "interest": "the interest",
+                "stage": "emerging, active or fading",
+                "reason": "why the model believes it",
+            },
+        ),
+        Task(
+            "tag_verdict",
+            TagVerdict,
+            {
+                "behaviours": "Chunk.text of the person's last chunk",
+                "interests": "the person's interests of that chunk, as strings",
+                "tag": "the tag",
+                "interest": "the interest that it serves",
+                "reason": "why the model believes it",
             },
         ),
         Task(

@@ -8,7 +8,7 @@ import pytest
 from intently.core.config import Config
 from intently.core.errors import ConfigError
 from intently.llm.contract import Message, Request, Sampling
-from intently.llm.engines.build import EngineConfig, build_engine, engine_environment
+from intently.llm.engines.build import EngineConfig, build_engine, engine_environment, share_of
 from intently.llm.engines.endpoint import EndpointConfig
 from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
 from intently.llm.engines.vllm import VLLMConfig
@@ -68,3 +68,18 @@ def test_scripted_engine_first_part_found_answers() -> None:
 def test_scripted_engine_without_an_answer_fails_that_request() -> None:
     (reply,) = ScriptedEngine(lambda _: None).generate([request("anything")])
     assert (reply.texts, reply.error) == ((), "the script fails here")
+
+
+def test_share_of_workers_keep_the_limits_of_their_job_together():
+    job = EndpointConfig(
+        base_url="http://127.0.0.1:1/v1", model="m", requests_per_minute=90, tokens_per_minute=600, max_total_tokens=1000, max_cost=2.0
+    )
+    one = share_of(job, 3)
+    assert isinstance(one, EndpointConfig)
+    assert (one.requests_per_minute, one.tokens_per_minute, one.max_total_tokens, one.max_cost) == (30, 200, 333, pytest.approx(2 / 3))
+    assert one.identity() == job.identity(), "how many workers there are is no part of what is computed"
+    free = EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m")
+    assert share_of(free, 3) == free
+    assert share_of(VLLMConfig(), 3) == VLLMConfig()
+    with pytest.raises(ConfigError, match="max_total_tokens"):
+        share_of(job.model_copy(update={"max_total_tokens": 2}), 3)

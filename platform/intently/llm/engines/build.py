@@ -48,6 +48,11 @@ def cached_engine(config: EngineConfig, stage: Stage) -> CachedEngine:
     return CachedEngine.of(build_engine(config), config, stage)
 
 
+def share_of(config: EngineConfig, num_workers: int) -> EngineConfig:
+    """The settings of one of a job's workers: rates and budgets of an endpoint are the job's, and each worker gets an equal part."""
+    return config.share(num_workers) if isinstance(config, EndpointConfig) else config
+
+
 def engine_environment(config: EngineConfig) -> dict[str, str]:
     """Environment variables for the process that will hold the engine, to be set before it starts.
 

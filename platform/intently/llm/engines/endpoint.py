@@ -47,20 +47,36 @@ class EndpointConfig(Config):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field("max_tokens", description="what the server calls that limit")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="further fields of every request, as the server knows them")
     api_key_env: str | None = operational(None, description="environment variable that holds the key; None for servers without keys")
-    concurrency: int = operational(32, description="requests in flight", ge=1)
+    concurrency: int = operational(32, description="requests in flight of one worker", ge=1)
     timeout_s: float = operational(120.0, description="seconds that one attempt may take, to its last byte", gt=0)
     max_retries: int = operational(5, description="further attempts after 408, 409, 429, 5xx, no connection, a timeout or garbage", ge=0)
     max_backoff_s: float = operational(30.0, description="longest wait before a further attempt that the server did not ask for", gt=0)
     give_up_after: int = operational(50, description="failed requests in a row after which the rest of a call fails at once", ge=1)
-    requests_per_minute: float | None = operational(None, description="limit of one worker; None is none", gt=0)
-    tokens_per_minute: float | None = operational(None, description="limit of one worker, read and written together; None is none", gt=0)
+    requests_per_minute: float | None = operational(None, description="limit of a job; None is none", gt=0)
+    tokens_per_minute: float | None = operational(None, description="limit of a job, read and written together; None is none", gt=0)
     prompt_price: float = operational(0.0, description="price of a million tokens read", ge=0)
     completion_price: float = operational(0.0, description="price of a million tokens written", ge=0)
-    max_total_tokens: int | None = operational(None, description="tokens that one worker may spend in a run; None is no limit", ge=1)
-    max_cost: float | None = operational(None, description="cost, by the prices above, that one worker may run up; None is no limit", gt=0)
+    max_total_tokens: int | None = operational(None, description="tokens that a job may spend in a run; None is no limit", ge=1)
+    max_cost: float | None = operational(None, description="cost, by the prices above, that a job may run up; None is no limit", gt=0)
     when_spent: Literal["stop", "reject"] = operational(
         "stop", description="stop ends the job, which goes on with a new budget when it is run again; reject refuses the rest"
     )
+
+    def share(self, num_workers: int) -> EndpointConfig:
+        """What one of several workers may do, so that all together keep the limits of the job; the token budget is rounded down.
+
+        Raises:
+            ConfigError: fewer tokens than workers.
+        """
+        if self.max_total_tokens is not None and self.max_total_tokens < num_workers:
+            raise ConfigError("max_total_tokens", self.max_total_tokens, f"nothing is left for each of {num_workers} workers")
+        parts = {
+            name: limit / num_workers
+            for name in ("requests_per_minute", "tokens_per_minute", "max_cost")
+            if (limit := getattr(self, name)) is not None
+        }
+        tokens = None if self.max_total_tokens is None else self.max_total_tokens // num_workers
+        return self.model_copy(update=parts | {"max_total_tokens": tokens})
 
 
 class _Message(BaseModel):
