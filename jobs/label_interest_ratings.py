@@ -19,7 +19,7 @@ from intently.interests.rating_labels import RatingLabelConfig
 from intently.interests.usage import usage_metrics
 from intently.interests.users import chosen_users
 from intently.interests.workers import RatingLabeller
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import ITEM_LIKING
 from intently.runtime.mapping import map_parts
@@ -50,7 +50,7 @@ def run(config: LabelInterestRatingsConfig, workspace: Workspace) -> Artifact:
         "names": dict(names.iter_rows()),
         "config": config.labels,
         "last_place": chosen_users(users, config.labels.max_users),
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
     }
     parts = nodes.parts()
     map_parts(RatingLabeller, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(config.engine))

@@ -21,7 +21,7 @@ from intently.interests.usage import usage_metrics
 from intently.interests.users import chosen_users, user_order
 from intently.interests.workers import TreeMiner
 from intently.llm.encoder import EncoderConfig
-from intently.llm.engines.build import EngineConfig, engine_environment
+from intently.llm.engines.build import EngineConfig, engine_environment, share_of
 from intently.llm.engines.vllm import VLLMConfig
 from intently.llm.tasks import TASKS
 from intently.runtime.mapping import map_parts
@@ -52,7 +52,7 @@ def run(config: MineInterestTreeConfig, workspace: Workspace) -> Artifact:
         "items": workspace.artifact("item"),
         "config": config.tree,
         "last_place": last_place,
-        "engine": config.engine,
+        "engine": share_of(config.engine, config.resources.num_workers),
         "encoder": config.encoder,
         "rating_model": rating_model,
     }
