@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
-from intently.alignment.catalogue import Catalogue, CatalogueConfig, history_of, open_catalogue
+import pyarrow.compute as pc
+from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalogue
 from intently.alignment.catalogue_answers import shown_aspects
-from intently.alignment.catalogue_teacher import seen_of
+from intently.alignment.catalogue_teacher import seen_of, told_of
 from intently.alignment.truth import histories
 from intently.core.schema import HISTORY
 from intently.data.chunking import Chunker
@@ -67,14 +67,13 @@ class Asked:
 
 def people_of(catalogue: Catalogue, num_people: int) -> tuple[list[Asked], dict[str, np.ndarray], pa.Table]:
     """Chunks of held-out people, oldest first; the rows of what each liked later; HISTORY rows of that."""
-    later = catalogue.measured.filter("later", "liked")
-    users = later["user_id"].unique().sort().to_list()
-    chosen = np.random.default_rng(0).permutation(users)[:num_people].tolist()
-    before = catalogue.measured.filter(~pl.col("later"), pl.col("user_id").is_in(chosen))
-    told = {
-        row["event_id"]: row for row in before.select("event_id", "liked", time=pl.col("timestamp").cast(pl.Int64)).iter_rows(named=True)
-    }
-    chunks = Chunker(catalogue.items, catalogue.config.chunks).chunk(histories(history_of(before))).chunks
+    log = catalogue.measured
+    later = log.filter(pc.and_(log["later"], log["liked"]))
+    users = pc.unique(later["user_id"]).sort().to_pylist()
+    chosen = pa.array(np.random.default_rng(0).permutation(users)[:num_people].tolist(), pa.string())
+    before = log.filter(pc.and_(pc.invert(log["later"]), pc.is_in(log["user_id"], chosen)))
+    told = told_of(before)
+    chunks = Chunker(catalogue.items, catalogue.config.chunks).chunk(histories(before)).chunks
     rows = chunks.select(["user_id", "event_ids", "item_ids", "text"]).to_pylist()
     last: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -84,11 +83,11 @@ def people_of(catalogue: Catalogue, num_people: int) -> tuple[list[Asked], dict[
         seen = seen_of([told[event] for event in row["event_ids"]], [catalogue.row[item] for item in row["item_ids"]])
         facts = {catalogue.aspects[one.aspect].phrase for one in shown_aspects(catalogue, seen)}
         asked.append(Asked(row["user_id"], row["text"], facts, frequent_categories(catalogue, seen.items)))
-    wanted = later.filter(pl.col("user_id").is_in(chosen))
-    rows_later = {
-        user: np.array([catalogue.row[item] for item in items]) for user, items in wanted.group_by("user_id").agg("item_id").iter_rows()
-    }
-    return asked, rows_later, HISTORY.check(histories(history_of(wanted)))
+    wanted = later.filter(pc.is_in(later["user_id"], chosen))
+    rows_later: dict[str, list[int]] = defaultdict(list)
+    for user, item in zip(wanted["user_id"].to_pylist(), wanted["item_id"].to_pylist(), strict=True):
+        rows_later[user].append(catalogue.row[item])
+    return asked, {user: np.array(rows) for user, rows in rows_later.items()}, HISTORY.check(histories(wanted))
 
 
 def frequent_categories(catalogue: Catalogue, items: np.ndarray) -> list[str]:

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from intently.alignment.catalogue_words import telling_words
 from intently.core.config import Config
-from intently.core.schema import Behaviour
 from intently.data.chunking import ChunkConfig
-from intently.data.raw import validate
 from intently.data.sources import SourceConfig, open_source
+from intently.data.training_log import read_log
 
 HELD_OUT_SHARE = 0.2
 
@@ -92,8 +90,8 @@ class Catalogue:
     teachable: np.ndarray
     aspects: tuple[Aspect, ...]
     shows: np.ndarray
-    events: pl.DataFrame
-    measured: pl.DataFrame
+    events: pa.Table
+    measured: pa.Table
     rate: np.ndarray
 
 
@@ -113,32 +111,15 @@ def open_catalogue(config: CatalogueConfig) -> Catalogue:
     ids = items["item_id"].to_pylist()
     row = {item: place for place, item in enumerate(ids)}
     teachable = np.array([not held_out(item) for item in ids])
-    log = mark_training_part(log_of(source.events(), items), config.min_rating)
-    apart = pl.col("user_id").is_in([user for user in log["user_id"].unique().to_list() if held_out(user)])
-    known = [item for item, allowed in zip(ids, teachable, strict=True) if allowed]
-    events = log.filter(~apart, ~pl.col("later"), pl.col("item_id").is_in(known))
+    log = read_log(source, config.min_rating)
+    people = pc.unique(log["user_id"])
+    apart = pc.is_in(log["user_id"], people.filter(pa.array([held_out(user) for user in people.to_pylist()])))
+    known = pa.array([item for item, allowed in zip(ids, teachable, strict=True) if allowed], pa.string())
+    events = log.filter(pc.and_(pc.invert(pc.or_(apart, log["later"])), pc.is_in(log["item_id"], known)))
     aspects, shows = _vocabulary(items, teachable, config)
-    liked = np.array([row[item] for item in events.filter("liked")["item_id"].to_list()], np.int64)
+    liked = pc.index_in(events.filter(events["liked"])["item_id"], items["item_id"].combine_chunks()).to_numpy()
     rate = np.bincount(liked, minlength=len(ids)) @ shows / max(len(liked), 1)
     return Catalogue(config, items, row, teachable, aspects, shows, events, log.filter(apart), rate)
-
-
-def log_of(blocks: Iterable[pa.Table], items: pa.Table) -> pl.DataFrame:
-    """Raw blocks → the rows that the pipeline would accept, by user and time."""
-    known = items["item_id"].combine_chunks()
-    good = pa.concat_tables([validate(block, known, date(1990, 1, 1), date(2100, 1, 1))[0] for block in blocks])
-    frame = pl.from_arrow(good)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.sort("user_id", "timestamp", "position")
-
-
-def mark_training_part(events: pl.DataFrame, min_rating: float) -> pl.DataFrame:
-    """The same rows with columns `liked` and `later`: a person's last tenth, and the last two at least, are later."""
-    left = pl.len() - pl.max_horizontal(2, (0.1 * pl.len()).ceil().cast(pl.Int64))
-    unrated = pl.col("behaviour") != str(Behaviour.RATING)
-    return events.with_columns(
-        liked=unrated | (pl.col("value") >= min_rating), later=pl.int_range(pl.len()).over("user_id") >= left.over("user_id")
-    )
 
 
 def _vocabulary(items: pa.Table, teachable: np.ndarray, config: CatalogueConfig) -> tuple[tuple[Aspect, ...], np.ndarray]:
@@ -232,8 +213,3 @@ def _path_names(path: Sequence[str], inner: Collection[tuple[str, ...]], leaves:
 def _without(words: Sequence[str], said: str) -> tuple[str, ...]:
     """Words that a core does not say already."""
     return tuple(word for word in words if word not in said and word.removesuffix("s") not in said)[:12]
-
-
-def history_of(events: pl.DataFrame) -> pa.Table:
-    """Event rows, by user and time, as the Arrow table that `truth.histories` takes."""
-    return pa.table({name: events[name].to_arrow() for name in events.columns if name not in ("liked", "later")})

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from intently.alignment.answers import completion
-from intently.alignment.catalogue import Catalogue, CatalogueConfig, history_of, open_catalogue
+from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalogue
 from intently.alignment.catalogue_answers import Seen, Shown, interests_of, item_answer, shown_aspects, tag_answer
 from intently.alignment.examples import prompt_text
 from intently.alignment.truth import histories
@@ -63,24 +63,21 @@ def write_catalogue_examples(config: CatalogueConfig, seed: int) -> pa.Table:
 def _chunks(catalogue: Catalogue, rng: np.random.Generator) -> list[_Chunk]:
     """Chunks of several sizes of the chosen people, in order within a person."""
     config = catalogue.config
-    everybody = catalogue.events["user_id"].unique().sort().to_numpy()
-    chosen = rng.permutation(everybody)[: config.users]
+    everybody = pc.unique(catalogue.events["user_id"]).sort().to_pylist()
+    chosen = np.array(everybody, dtype=object)[rng.permutation(len(everybody))[: config.users]]
     size_of = rng.integers(len(config.chunk_sizes), size=len(chosen))
     found: list[_Chunk] = []
     for rank, size in enumerate(config.chunk_sizes):
-        events = catalogue.events.filter(pl.col("user_id").is_in(chosen[size_of == rank]))
-        if events.height:
+        events = catalogue.events.filter(pc.is_in(catalogue.events["user_id"], pa.array(chosen[size_of == rank], pa.string())))
+        if events.num_rows:
             found += _cut(catalogue, events, size)
     return found
 
 
-def _cut(catalogue: Catalogue, events: pl.DataFrame, size: int) -> list[_Chunk]:
+def _cut(catalogue: Catalogue, events: pa.Table, size: int) -> list[_Chunk]:
     chunker = Chunker(catalogue.items, catalogue.config.chunks.model_copy(update={"num_events": size}))
-    told = {
-        row["event_id"]: row
-        for row in events.select("event_id", "behaviour", "liked", time=pl.col("timestamp").cast(pl.Int64)).iter_rows(named=True)
-    }
-    rows = chunker.chunk(histories(history_of(events))).chunks.select(["user_id", "event_ids", "item_ids", "text"]).to_pylist()
+    told = told_of(events)
+    rows = chunker.chunk(histories(events)).chunks.select(["user_id", "event_ids", "item_ids", "text"]).to_pylist()
     found: list[_Chunk] = []
     for row in rows:
         happened = [told[event] for event in row["event_ids"]]
@@ -93,6 +90,12 @@ def _cut(catalogue: Catalogue, events: pl.DataFrame, size: int) -> list[_Chunk]:
         before = found[-1].shown if same else []
         found.append(_Chunk(row["user_id"], row["text"], happened[-1]["behaviour"], size, seen, shown, before, []))
     return found
+
+
+def told_of(events: pa.Table) -> dict[str, dict[str, Any]]:
+    """Event id → behaviour, liked, and time in microseconds."""
+    rows = events.select(["event_id", "behaviour", "liked"]).append_column("time", events["timestamp"].cast(pa.int64())).to_pylist()
+    return {row["event_id"]: row for row in rows}
 
 
 def seen_of(happened: list[dict[str, Any]], items: list[int]) -> Seen:
@@ -185,15 +188,16 @@ def _tag_rows(catalogue: Catalogue, chunks: list[_Chunk], rng: np.random.Generat
 def _liking_rows(catalogue: Catalogue, chunks: list[_Chunk], rng: np.random.Generator) -> Rows:
     """Items of the next chunk, as many liked ones as others; where nothing is disliked, the others are what people at large took."""
     names = short_names(catalogue.items, NameConfig(facets=("categories",)))["name"].to_list()
-    everything = np.array([catalogue.row[item] for item in catalogue.events["item_id"].to_list()], np.int64)
+    everything = pc.index_in(catalogue.events["item_id"], catalogue.items["item_id"].combine_chunks()).to_numpy()
     asked = [(place, *pair) for place, chunk in enumerate(chunks) for pair in chunk.next_items if chunk.shown]
     liked, others = [one for one in asked if one[2]], [one for one in asked if not one[2]]
     if not others:
         drawn = rng.choice(everything, size=len(liked)).tolist()
-        touched = dict(catalogue.events.group_by("user_id").agg("item_id").iter_rows())
-        ids = catalogue.items["item_id"].to_pylist()
+        touched: dict[str, set[int]] = {}
+        for user, item in zip(catalogue.events["user_id"].to_pylist(), everything.tolist(), strict=True):
+            touched.setdefault(user, set()).add(item)
         pairs = zip((place for place, _, _ in liked), drawn, strict=True)
-        others = [(place, item, False) for place, item in pairs if ids[item] not in touched[chunks[place].user]]
+        others = [(place, item, False) for place, item in pairs if item not in touched[chunks[place].user]]
     by_chunk = catalogue.config.liking_chunks
     for number in range(by_chunk + catalogue.config.liking_examples):
         pool = liked if number % 2 else others

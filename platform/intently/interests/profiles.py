@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -25,7 +24,7 @@ from intently.core.protocols import TextEncoder
 from intently.core.schema import HISTORY, PROFILE, REJECT, USER_INTEREST, Behaviour
 from intently.core.workspace import Artifact, Stage
 from intently.data.counts import save_counts
-from intently.data.flat import flatten
+from intently.data.flat import flat_columns
 from intently.interests.asking import ask, refusal, refuse
 from intently.interests.ensemble import group_by_meaning
 from intently.interests.phrases import normalise
@@ -131,18 +130,26 @@ def build_profiles(
     return Profiled(PROFILE.from_rows(kept), REJECT.from_rows(rejects), usage, counts)
 
 
-def _touched(history: pa.Table) -> pl.DataFrame:
-    """[P] user_id, item_id, when (0 to 1 of the person's events) of each item's latest event; impressions touch nothing."""
-    users = pl.Series("user_id", history["user_id"].to_pylist(), pl.String)
-    events = flatten(history).filter(pl.col("item_id").is_not_null(), pl.col("behaviour") != str(Behaviour.IMPRESSION))
-    placed = events.with_columns(when=(pl.int_range(pl.len()) + 1).over("row") / pl.len().over("row"))
-    latest = placed.group_by("row", "item_id").agg(pl.col("when").max(), first=pl.col("when").min()).sort("row", "when", "item_id")
-    return latest.with_columns(user_id=users.gather(latest["row"]))
+def _touched(history: pa.Table) -> pa.Table:
+    """Person and item, by time: user_id, item_id, its first and last event (0 to 1 of the person's); impressions touch nothing."""
+    row, columns = flat_columns(history, ("item_ids", "behaviours"))
+    counts = pc.and_(columns["item_id"].is_valid(), pc.not_equal(columns["behaviour"], str(Behaviour.IMPRESSION)))
+    kept = np.flatnonzero(counts.to_numpy(zero_copy_only=False))
+    size = np.bincount(row[kept], minlength=history.num_rows)
+    place = np.arange(len(kept)) - (np.cumsum(size) - size)[row[kept]]
+    flat = {"user_id": history["user_id"].take(pa.array(row[kept])), "item_id": columns["item_id"].take(pa.array(kept))}
+    events = pa.table({**flat, "when": (place + 1) / size[row[kept]]})
+    pairs = events.group_by(["user_id", "item_id"]).aggregate([("when", "min"), ("when", "max")])
+    return pairs.rename_columns({"when_min": "first", "when_max": "last"}).sort_by(
+        [("user_id", "ascending"), ("last", "ascending"), ("item_id", "ascending")]
+    )
 
 
-def _listed(interests: pa.Table, touched: pl.DataFrame, config: ProfileConfig) -> list[_Draft]:
+def _listed(interests: pa.Table, touched: pa.Table, config: ProfileConfig) -> list[_Draft]:
     """Interests of chunks, the newest first: the surer, the later they were read. One that the last chunk does not show is fading."""
-    there = {user: set(items) for user, items in touched.group_by("user_id").agg("item_id").iter_rows()}
+    there: dict[str, set[str]] = {}
+    for user, item in zip(touched["user_id"].to_pylist(), touched["item_id"].to_pylist(), strict=True):
+        there.setdefault(user, set()).add(item)
     ordered = interests.sort_by([("user_id", "ascending"), ("chunk", "descending"), ("rank", "ascending")]).to_pylist()
     last: dict[str, int] = {}
     for row in ordered:
@@ -163,42 +170,46 @@ def _listed(interests: pa.Table, touched: pl.DataFrame, config: ProfileConfig) -
     ]
 
 
-def _extended(touched: pl.DataFrame, item_interests: pa.Table, titles: dict[str, str], config: ProfileConfig) -> list[_Draft]:
+def _extended(touched: pa.Table, item_interests: pa.Table, titles: dict[str, str], config: ProfileConfig) -> list[_Draft]:
     """What several of a person's items share, by how much more of them do than of everybody's."""
-    said = pl.from_arrow(item_interests.select(["item_id", "interest"]))
-    assert isinstance(said, pl.DataFrame)
-    recent = touched.with_columns(left=pl.int_range(pl.len(), 0, -1).over("user_id")).filter(pl.col("left") <= config.max_items)
-    shown = recent.join(said, on="item_id", maintain_order="left")
-    usual = shown.group_by("interest").agg(usual=pl.len() / max(recent.height, 1))
-    size = recent.group_by("user_id").agg(size=pl.len())
-    found = (
-        shown.group_by("user_id", "interest", maintain_order=True)
-        .agg(pl.len().alias("count"), pl.col("item_id"), begins=pl.col("first").min(), ends=pl.col("when").max())
-        .join(usual, on="interest")
-        .join(size, on="user_id")
-        .with_columns(lift=pl.col("count") / pl.col("size") / pl.col("usual"))
-        .filter(pl.col("count") >= config.min_items, pl.col("lift") >= config.min_lift)
-        .with_columns(score=pl.col("count") * pl.col("lift").log())
-        .sort("user_id", "score", "interest", descending=[False, True, False])
+    recent = _latest(touched, config.max_items)
+    by_time = [("user_id", "ascending"), ("last", "ascending"), ("item_id", "ascending")]
+    shown = recent.join(item_interests.select(["item_id", "interest"]), "item_id", join_type="inner").sort_by(by_time)
+    usual = dict(zip(*shown.group_by("interest").aggregate([([], "count_all")]).to_pydict().values(), strict=True))
+    sizes = dict(zip(*recent.group_by("user_id").aggregate([([], "count_all")]).to_pydict().values(), strict=True))
+    grouped = shown.group_by(["user_id", "interest"], use_threads=False).aggregate(
+        [("item_id", "list"), ("first", "min"), ("last", "max"), ([], "count_all")]
     )
     drafts = []
-    for row in found.iter_rows(named=True):
-        latest = tuple(reversed(row["item_id"]))[: config.max_evidence]
-        reason = f"{row['count']} items speak of it, such as {titles.get(latest[0], latest[0])}"
+    for row in grouped.sort_by([("user_id", "ascending"), ("interest", "ascending")]).to_pylist():
+        count = row["count_all"]
+        lift = count / sizes[row["user_id"]] / (usual[row["interest"]] / recent.num_rows)
+        if count < config.min_items or lift < config.min_lift:
+            continue
+        latest = tuple(reversed(row["item_id_list"]))[: config.max_evidence]
+        reason = f"{count} items speak of it, such as {titles.get(latest[0], latest[0])}"
         drafts.append(
             _Draft(
                 user=row["user_id"],
                 interest=row["interest"],
                 kind=EXTENDED,
-                stage="emerging" if row["begins"] >= EMERGING_FROM else "fading" if row["ends"] < FADING_UNTIL else "active",
+                stage="emerging" if row["first_min"] >= EMERGING_FROM else "fading" if row["last_max"] < FADING_UNTIL else "active",
                 reason=reason[:160],
                 evidence=latest,
-                support=row["count"],
-                weight=float(np.tanh(row["score"] / 10)),
+                support=count,
+                weight=float(np.tanh(count * np.log(lift) / 10)),
                 model=ITEMS,
             )
         )
     return drafts
+
+
+def _latest(touched: pa.Table, max_items: int) -> pa.Table:
+    """Each person's latest items of rows by person and time."""
+    user = touched["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    size = np.bincount(user)
+    place = np.arange(len(user)) - (np.cumsum(size) - size)[user]
+    return touched.filter(pa.array(place >= size[user] - max_items))
 
 
 def _merged(drafts: Sequence[_Draft], encoder: TextEncoder, config: ProfileConfig) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
