@@ -1,13 +1,15 @@
 """HiT-LBM's Tables 2, 3 and 5 and its ablation on MovieLens-1M, beside the paper's columns, and the same without a language model.
 
-PYTHONPATH=platform python benchmarks/ctr_movielens.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER] [--mined WORKSPACE]
+PYTHONPATH=platform python benchmarks/ctr_movielens.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
+    [--mined WORKSPACE --interests KIND=VERSION …] [--only GROUP …] [--plots FOLDER]
 
-Declared protocol: users with 50 ratings or more, a rating above 3 is positive, rows from the first finished chunk of 50 on; the last
-tenth of each user's ratings is test, the tenth before it validation, in the exact order of the log. Every setting and the epoch are
-chosen by AUC on validation. Gains are paired: same rows, same seeds, an interval from drawing test users with replacement.
+Declared protocol: users with 50 ratings or more, above three stars is positive, rows from the first finished chunk of 50 on (728,621,
+as published); the last tenth of each user's ratings is test (95,471 rows, as published), the tenth before it validation, in the exact
+order of the log. Settings and epochs are chosen by AUC on validation. Gains are paired: same rows, same seeds, and an interval from
+drawing test users with replacement. `day` is the protocol of the released code once more: order within a day not known.
 
---mined names a workspace with user_interest tables (`interests_<kind>=VERSION` below); without it, what needs no language model runs.
-Every finished run is kept under --workspace, and a run of the benchmark that was killed goes on behind it.
+Interests come from --mined: user_interest of kind `cube` (the cascade, one sample), `independent` (chunks read on their own), `hts` (the
+tree's path, with scores). What is not there is not run, and named. Every finished run is kept under --workspace.
 """
 
 from __future__ import annotations
@@ -16,41 +18,349 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from intently.core.config import Config
-from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER, Table
-from intently.core.workspace import Workspace, open_stage
-from intently.data.chunking import ChunkConfig, build_chunks
-from intently.data.flat import flat_columns, fold
-from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
+from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
-from intently.data.sources import open_source
-from intently.llm.embedding import ItemTextConfig, embedding_rows, interest_texts, item_texts
-from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.data.sources import SimulatorSource
 from intently.metrics.ctr import paired_auc_gain
-from intently.ranking.features import Catalogue, Log, Rows, read_catalogue, read_log, read_rows
-from intently.ranking.knowledge import ChunkVectors, histogram_vectors, interest_vectors, item_vectors
-from intently.ranking.samples import SPLITS, SampleConfig, label_events, split_samples
+from intently.ranking.samples import SampleConfig
 from intently.ranking.training import BatchCutter, CtrData, CtrTrainingConfig, figures, predict, restore_model, train_ctr
 from intently.runtime.train import WEIGHTS, TrainConfig, train
+from matplotlib.figure import Figure
 
-MAIN = ("din", "dcnv2", "autoint")
-OTHERS = ("deepfm", "xdeepfm", "fibinet", "fignn", "dien")
-KINDS = ("cube", "independent", "hts")
-"""Interests: the cascade with one sample; chunks read on their own; the tree's kept path with its scores."""
+from benchmarks.ctr_world import World, prepare
+
+MAIN, OTHERS = ("din", "dcnv2", "autoint"), ("deepfm", "xdeepfm", "fibinet", "fignn", "dien")
+INTERESTS: dict[str, Any] = {"interests": True, "item_knowledge": True}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("nothing", {}),
+    "item text": ("items", {"item_knowledge": True}),
+    "no LLM": ("histograms", INTERESTS),
+    "SIM": ("items", {"similar": 20}),
+    "KAR": ("independent", {**INTERESTS, "selection": "first", "fusion": "mlp", "scored": False}),
+    "TRSR": ("cube", {**INTERESTS, "selection": "last", "fusion": "mlp", "scored": False}),
+    "LIBER": ("independent", {**INTERESTS, "fusion": "self_attention", "scored": False}),
+    "MLP": ("hts", {**INTERESTS, "fusion": "mlp"}),
+    "SA": ("hts", {**INTERESTS, "fusion": "self_attention"}),
+    "GRU": ("hts", {**INTERESTS, "fusion": "gru"}),
+    "CUBE": ("cube", {**INTERESTS, "fusion": "mean", "scored": False}),
+    "CUBE + TIF": ("cube", {**INTERESTS, "scored": False}),
+    "HiT": ("hts", INTERESTS),
+}
+"""Variant → what it knows, and the model's settings."""
 PAPER = {
-    "base": {"din": .7761, "dcnv2": .7747, "autoint": .7745, "deepfm": .7746, "xdeepfm": .7750, "fibinet": .7749, "fignn": .7744, "dien": .7744},
-    "hit": {"din": .8063, "dcnv2": .8081, "autoint": .8077, "deepfm": .8063, "xdeepfm": .8029, "fibinet": .8086, "fignn": .8076, "dien": .8064},
-    "sim": {"din": .7853}, "kar": {"din": .7935}, "trsr": {"din": .7818}, "liber": {"din": .7952},
-    "mlp": {"din": .7860}, "self_attention": {"din": .7963}, "gru": {"din": .7978},
-}  # fmt: skip
-"""AUC as published (Tables 2, 3, 5)."""
+    "base": dict(zip((*MAIN, *OTHERS), (0.7761, 0.7747, 0.7745, 0.7746, 0.7750, 0.7749, 0.7744, 0.7744), strict=True)),
+    "HiT": dict(zip((*MAIN, *OTHERS), (0.8063, 0.8081, 0.8077, 0.8063, 0.8029, 0.8086, 0.8076, 0.8064), strict=True)),
+    **{name: {"din": value} for name, value in (("SIM", 0.7853), ("KAR", 0.7935), ("TRSR", 0.7818), ("LIBER", 0.7952))},
+    **{name: {"din": value} for name, value in (("MLP", 0.7860), ("SA", 0.7963), ("GRU", 0.7978))},
+}
+"""AUC as published (Tables 2, 3 and 5)."""
+LEARNING = {"num_epochs": 4, "patience": 2, "batch_size": 2048, "learning_rate": 2e-3}
+HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        protocol: exact or day.
+        variant: a key of VARIANTS.
+        backbone: which.
+        history: events looked back on.
+        seed: of weights and order.
+    """
+
+    protocol: str
+    variant: str
+    backbone: str = "din"
+    history: int = 5
+    seed: int = 0
+
+    @property
+    def knowledge(self) -> str:
+        """What it has to know."""
+        return VARIANTS[self.variant][0]
+
+    def config(self, learning: Mapping[str, Any]) -> CtrTrainingConfig:
+        """Settings."""
+        model = {"backbone": self.backbone, "history": self.history, **VARIANTS[self.variant][1]}
+        return CtrTrainingConfig.parse({"model": model, "learning": {**learning, "seed": self.seed}})
+
+
+def _runs(
+    variants: Iterable[str], backbones: Iterable[str] = ("din",), histories: Iterable[int] = (5,), seeds: int = 3, protocol: str = "exact"
+):
+    return [Run(protocol, v, b, h, s) for s in range(seeds) for v in variants for b in backbones for h in histories]
+
+
+GROUPS: dict[str, list[Run]] = {
+    "base": _runs(["base"], MAIN),
+    "no_llm": _runs(["no LLM"]),
+    "hit": _runs(["HiT"]),
+    "hit_main": _runs(["HiT"], MAIN[1:]),
+    "history_20": _runs(["base", "no LLM", "HiT"], histories=(20,)),
+    "history_50": _runs(["base", "no LLM", "HiT"], histories=(50,)),
+    "ablation": _runs(["item text", "CUBE", "CUBE + TIF"]),
+    "baselines": _runs(["SIM", "KAR", "TRSR", "LIBER"], seeds=1),
+    "fusions": _runs(["MLP", "SA", "GRU"], seeds=1),
+    "others": _runs(["base", "HiT"], OTHERS, seeds=1),
+    "day": _runs(["base", "no LLM", "HiT"], seeds=1, protocol="day"),
+}
+"""Runs, in the order in which they are made."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to on test.
+
+    Attributes:
+        run: which.
+        chances: [R].
+        measured: AUC, LogLoss, calibration, seconds, epochs and the best AUC on validation.
+    """
+
+    run: Run
+    chances: np.ndarray
+    measured: dict[str, float]
+
+
+class Measurer:
+    """Trains what is not kept yet.
+
+    Args:
+        worlds: protocol → world.
+        kept: folder of finished runs.
+        learning: steps and optimizer.
+    """
+
+    def __init__(self, worlds: Mapping[str, World], kept: Path, learning: Mapping[str, Any]) -> None:
+        self.worlds, self.kept, self.learning = worlds, kept, learning
+        self.ready: tuple[tuple[str, str], CtrData] | None = None
+        kept.mkdir(parents=True, exist_ok=True)
+
+    def missing(self, run: Run) -> bool:
+        """Whether the run needs interests that were not mined."""
+        return run.knowledge not in ("nothing", "items", "histograms", *self.worlds[run.protocol].mined)
+
+    def measure(self, run: Run) -> Outcome:
+        """Train, or read what was kept."""
+        world, config = self.worlds[run.protocol], run.config(self.learning)
+        known = str(world.mined.get(run.knowledge, run.knowledge))
+        log = [str(world.tables.artifact(name)) for name in ("history", "item", "chunk")]
+        decided = [run.protocol, known, log, world.samples.model_dump(mode="json"), config.model_dump(mode="json")]
+        digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
+        file = self.kept / f"{digest}.npz"
+        if not file.exists():
+            self._train(run, config, digest, file)
+        found = np.load(file)
+        return Outcome(run, found["chances"], json.loads(str(found["measured"])))
+
+    def _train(self, run: Run, config: CtrTrainingConfig, digest: str, file: Path) -> None:
+        data, begin = self._data(run), time.process_time()
+        scratch = Workspace.open(self.kept / "checkpoints")
+        with train(train_ctr, {"data": data, "config": config}, HARNESS, scratch, f"ctr/{digest}") as result:
+            model, epochs = restore_model(data, config, result.folder / WEIGHTS), result.history
+        scratch.filesystem.delete_dir(scratch.path(f"ctr/{digest}"))
+        cpu = torch.device("cpu")
+        chances = predict(model, BatchCutter(data, "test", config.model, cpu), data.tables(cpu)).numpy()
+        measured = figures(chances, data.rows["test"].labels.numpy())
+        measured |= {"cpu_seconds": time.process_time() - begin, "epochs": len(epochs), "auc_validation": max(e["auc"] for e in epochs)}
+        with (unfinished := file.with_suffix(".part")).open("wb") as stream:
+            np.savez(stream, chances=chances, measured=json.dumps(measured), run=json.dumps(asdict(run)))
+        unfinished.rename(file)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+        print(f"{run.protocol}, {run.variant}, {run.backbone}, history {run.history}, seed {run.seed}: {shown}", flush=True)
+
+    def _data(self, run: Run) -> CtrData:
+        key = (run.protocol, run.knowledge)
+        if self.ready is None or self.ready[0] != key:
+            self.ready = (key, self.worlds[run.protocol].data(run.knowledge))
+        return self.ready[1]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Outcomes by variant.
+
+    Attributes:
+        outcomes: all.
+        worlds: protocol → world.
+    """
+
+    outcomes: Sequence[Outcome]
+    worlds: Mapping[str, World]
+
+    def of(self, variant: str, backbone: str = "din", history: int = 5, protocol: str = "exact") -> list[Outcome]:
+        """One a seed."""
+        wanted = (protocol, variant, backbone, history)
+        return [each for each in self.outcomes if (each.run.protocol, each.run.variant, each.run.backbone, each.run.history) == wanted]
+
+    def mean(self, name: str, *which: Any) -> float | None:
+        """The mean over seeds of a figure; None where nothing was run."""
+        found = [each.measured[name] for each in self.of(*which)]
+        return float(np.mean(found)) if found else None
+
+    def cell(self, name: str, *which: Any) -> str:
+        """Mean ± std over the seeds, or a dash."""
+        found = [each.measured[name] for each in self.of(*which)]
+        if not found:
+            return "—"
+        return f"{np.mean(found):.4f}" + (f" ± {np.std(found, ddof=1):.4f}" if len(found) > 1 else "")
+
+    def gain(self, ours: tuple, theirs: tuple) -> tuple[float, float, float] | None:
+        """Paired gain in AUC of one over another, over the seeds that both have, with its interval; None where either was not run."""
+        first, second = self.of(*ours), self.of(*theirs)
+        seeds = {each.run.seed for each in first} & {each.run.seed for each in second}
+        if not seeds:
+            return None
+        rows = self.worlds[first[0].run.protocol].bare.rows["test"]
+        sides = [[each.chances for each in side if each.run.seed in seeds] for side in (first, second)]
+        return paired_auc_gain(*sides, rows.labels.numpy(), rows.users.numpy(), num_samples=200)
+
+
+def head(*columns: str) -> None:
+    """The head of a Markdown table."""
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
+def print_tables(results: Results) -> list[dict[str, Any]]:
+    """Tables 2, 3, 5, the ablation, histories, and the day protocol, as Markdown; the gains as rows."""
+    gains = []
+
+    def gain(title: str, ours: tuple, theirs: tuple) -> str:
+        found = results.gain(ours, theirs)
+        if found is None:
+            return "—"
+        gains.append({"gain": title, "auc": found[0], "lower": found[1], "upper": found[2]})
+        return f"{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
+
+    head("Table 2", "base AUC", "HiT AUC", "base LogLoss", "HiT LogLoss", "paired gain [95 %]", "paper base", "paper HiT")
+    for backbone in (*MAIN, *OTHERS):
+        cells = [results.cell(name, variant, backbone) for name in ("auc", "log_loss") for variant in ("base", "HiT")]
+        paper = [f"{PAPER[variant][backbone]:.4f}" for variant in ("base", "HiT")]
+        over = gain(f"HiT over base, {backbone}", ("HiT", backbone), ("base", backbone))
+        print(f"| {backbone} | {' | '.join(cells)} | {over} | {' | '.join(paper)} |")
+    for title, variants in (
+        ("Table 3, DIN", ("base", "SIM", "KAR", "TRSR", "LIBER", "HiT", "no LLM")),
+        ("Table 5, DIN", ("base", "MLP", "SA", "GRU", "HiT")),
+        ("Ablation, DIN", ("base", "item text", "CUBE", "CUBE + TIF", "HiT", "no LLM")),
+    ):
+        head(title, "AUC", "LogLoss", "calibration error", "paired gain over base [95 %]", "paper AUC")
+        for variant in variants:
+            cells = [results.cell(name, variant) for name in ("auc", "log_loss", "calibration_error")]
+            over = "" if variant == "base" else gain(f"{variant} over base", (variant,), ("base",))
+            published = PAPER.get(variant, {}).get("din")
+            print(f"| {variant} | {' | '.join(cells)} | {over} | {f'{published:.4f}' if published else '—'} |")
+    head("DIN by history", "base", "HiT", "no LLM", "HiT over base of this history", "HiT (5) over base of this history")
+    for history in (5, 20, 50):
+        cells = [results.cell("auc", variant, "din", history) for variant in ("base", "HiT", "no LLM")]
+        same = gain(f"HiT {history} over base {history}", ("HiT", "din", history), ("base", "din", history))
+        short = gain(f"HiT 5 over base {history}", ("HiT",), ("base", "din", history))
+        print(f"| {history} | {' | '.join(cells)} | {same} | {short} |")
+        gain(f"no LLM {history} over base {history}", ("no LLM", "din", history), ("base", "din", history))
+        gain(f"HiT {history} over no LLM {history}", ("HiT", "din", history), ("no LLM", "din", history))
+    head("order within a day not known, DIN", "AUC", "LogLoss", "paired gain over base [95 %]", "paper AUC")
+    for variant in ("base", "HiT", "no LLM"):
+        which = (variant, "din", 5, "day")
+        over = "" if variant == "base" else gain(f"{variant} over base, day", which, ("base", "din", 5, "day"))
+        published = PAPER.get(variant, {}).get("din")
+        print(f"| {variant} | {results.cell('auc', *which)} | {results.cell('log_loss', *which)} | {over} | {published or '—'} |")
+    print()
+    for each in gains:
+        print(f"{each['gain']}: {each['auc']:+.4f} [{each['lower']:+.4f}, {each['upper']:+.4f}]")
+    return gains
+
+
+def plot(results: Results, folder: Path) -> None:
+    """AUC of each variant of DIN, and by length of the history, beside the paper's figures."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    bars, lines = figure.subplots(1, 2)
+    shown = [(name, results.mean("auc", name)) for name in VARIANTS]
+    shown = [(name, value) for name, value in shown if value is not None]
+    bars.barh([name for name, _ in shown], [value for _, value in shown], color="#4477aa", height=0.6)
+    published = [(name, PAPER[name]["din"]) for name, _ in shown if name in PAPER]
+    bars.plot([value for _, value in published], [name for name, _ in published], "k|", markersize=12, label="paper (other split)")
+    bars.set(xlim=(0.76, None), xlabel="AUC on test, DIN, history 5")
+    bars.invert_yaxis()
+    bars.legend(loc="lower right", fontsize=8)
+    for variant, marker in (("base", "o"), ("no LLM", "s"), ("HiT", "^")):
+        points = [(history, value) for history in (5, 20, 50) if (value := results.mean("auc", variant, "din", history)) is not None]
+        lines.plot([history for history, _ in points], [value for _, value in points], marker=marker, label=variant)
+    lines.set(xlabel="events looked back on", ylabel="AUC on test, DIN")
+    lines.legend(fontsize=8)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "ctr.png", dpi=110)
+
+
+def figures_of(results: Results) -> dict[str, float]:
+    """The benchmark's figures; those that were not measured are left out."""
+    found = {f"din_auc_{name}": results.mean("auc", variant) for name, variant in (("base", "base"), ("hit", "HiT"), ("no_llm", "no LLM"))}
+    if found["din_auc_base"] and found["din_auc_hit"]:
+        found["din_relative_gain"] = found["din_auc_hit"] / found["din_auc_base"] - 1
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def worlds_of(options: argparse.Namespace) -> dict[str, World]:
+    """MovieLens in both orders, or a small simulated world."""
+    kept = Workspace.open(options.workspace / "vectors")
+    if options.quick:
+        source = SimulatorSource(num_users=150, num_items=300, events_per_user=300, pictures=False)
+        asked = {"sampled": ["detail_view", "cart", "purchase"], "positive": ["cart", "purchase"]}
+        tables = prepare(source, options.workspace / "quick")
+        return {"exact": World(tables, {}, Workspace.open(options.workspace / "quick_vectors"), SampleConfig.parse(asked))}
+    tables, mined = Workspace.open(options.mined) if options.mined else None, {}
+    for each in options.interests:
+        kind, _, version = each.partition("=")
+        assert tables is not None, "--interests needs --mined"
+        mined[kind] = tables.artifact("user_interest", version)
+    if tables is None:
+        tables = prepare(SharedParquetConfig(path=str(options.data / "movielens_1m")), options.workspace / "movielens")
+    exact = World(tables, mined, kept, SampleConfig())
+    return {"exact": exact, "day": World(tables, mined, kept, SampleConfig(), by_day=True)}
+
+
+def main() -> None:
+    """Parse the flags, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small simulated world, base and no LLM, one seed; ends within a minute")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--workspace", type=Path, default=Path("workspace/benchmark_ctr"), help="tables, vectors and finished runs")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of movielens_1m")
+    parser.add_argument("--mined", type=Path, help="workspace with history, item, chunk and user_interest; it is only read")
+    parser.add_argument(
+        "--interests", nargs="*", default=[], metavar="KIND=VERSION", help="versions of user_interest: cube, independent, hts"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=list(GROUPS), choices=list(GROUPS), help="groups of runs that are made if they are not kept"
+    )
+    parser.add_argument("--plots", type=Path, help="write ctr.png into this folder")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    worlds = worlds_of(options)
+    learning = {**LEARNING, "num_epochs": 2, "batch_size": 256} if options.quick else LEARNING
+    measurer = Measurer(worlds, options.workspace / "runs", learning)
+    chosen = [run for name in options.only for run in GROUPS[name]]
+    if options.quick:
+        chosen = [Run("exact", "base"), Run("exact", "no LLM")]
+    skipped = sorted({f"{run.variant} (no {run.knowledge} interests)" for run in chosen if measurer.missing(run)})
+    outcomes = [measurer.measure(run) for run in chosen if not measurer.missing(run)]
+    results = Results(outcomes, worlds)
+    gains = print_tables(results)
+    print(f"not run: {', '.join(skipped) or 'nothing'}")
+    if options.plots:
+        plot(results, options.plots)
+    if options.json:
+        rows = [asdict(each.run) | each.measured for each in outcomes]
+        result = {"benchmark": "ctr_movielens", "quick": options.quick, "figures": figures_of(results), "rows": rows, "gains": gains}
+        options.json.write_text(json.dumps(result | {"skipped": skipped}, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -41,6 +41,8 @@ CONFINED = {
     "deepspeed": ("runtime",),
     "accelerate": ("runtime",),
     "faiss": ("retrieval",),
+    "fuxictr": ("ranking",),
+    "model_zoo": ("ranking",),
     "polars": ("data",),
     "matplotlib": ("jobs",),
 }

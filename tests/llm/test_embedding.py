@@ -12,7 +12,7 @@ from embed_texts import EmbedTextsConfig
 from intently.core.config import Config
 from intently.core.schema import EMBEDDING, ITEM, TAG, Table
 from intently.core.workspace import Workspace, open_stage
-from intently.llm.embedding import ItemTextConfig, distinct_tags, embedding_rows, item_texts
+from intently.llm.embedding import INTEREST_COLUMNS, ItemTextConfig, distinct_tags, embedding_rows, interest_texts, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 
 ITEMS = [
@@ -99,3 +99,16 @@ def test_embed_texts_without_tags_writes_an_empty_table(workspace: Workspace) ->
     put(workspace, "tag", TAG, a=[])
     embed_texts.run(EmbedTextsConfig(), workspace)
     assert workspace.artifact("tag_embedding").read().num_rows == 0
+
+
+def test_interest_texts_join_the_phrases_of_a_chunk_in_the_models_order() -> None:
+    rows = [("bob", 0, 0, "noir films", "active", "new"), ("ann", 10, 0, "jazz", "fading", "continued"),
+            ("ann", 2, 1, "war films", "emerging", "new"), ("ann", 2, 0, "comedies", "active", "returned")]  # fmt: skip
+    interests = pa.table(dict(zip(INTEREST_COLUMNS, zip(*rows, strict=True), strict=True)))
+    ids, texts = interest_texts(interests)
+    assert ids.to_pylist() == ["ann/2", "ann/10", "bob/0"]
+    assert texts.to_pylist() == [
+        "comedies (active, returned); war films (emerging, new)",
+        "jazz (fading, continued)",
+        "noir films (active, new)",
+    ]

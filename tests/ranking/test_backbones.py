@@ -41,7 +41,7 @@ def test_backbone_overfits_a_tiny_set(data: CtrData, backbone: Backbone, knowing
     objective = CtrObjective(build_model(data, config), data.tables(CPU))
     optimizer = torch.optim.Adam(objective.model.parameters(), lr=0.03)
     first = objective(batch, labels).item()
-    for _ in range(70):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = objective(batch, labels)
         loss.backward()

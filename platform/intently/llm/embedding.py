@@ -1,4 +1,5 @@
-"""Tables of texts to tables of vectors: what is said of an item, which tags there are, and the worker that encodes a slice of them."""
+"""Tables of texts to tables of vectors: what is said of an item, which tags there are, what a chunk's interests are, and the worker that
+encodes a slice of them."""
 
 from __future__ import annotations
 
@@ -19,6 +20,9 @@ from intently.llm.encoder import EncoderConfig, TextEncoder
 ITEM_COLUMNS = ("item_id", "title", "category", "categories", "brand", "description", "attributes")
 """Columns of Item that `item_texts` reads; the picture is not among them."""
 
+INTEREST_COLUMNS = ("user_id", "chunk", "rank", "interest", "stage", "shift")
+"""Columns of UserInterest that `interest_texts` reads."""
+
 
 class ItemTextConfig(Config):
     """How much of an item its text holds."""
@@ -32,8 +36,8 @@ class TextSource:
     """Texts of one kind and where their vectors go. Picklable: each actor reads the texts itself.
 
     Attributes:
-        kind: Embedding.kind; item or tag.
-        artifact: the Item or Tag table.
+        kind: Embedding.kind; item, tag or interest.
+        artifact: the Item, Tag or UserInterest table.
         stage: the Embedding table in the making.
         rows_per_part: texts in one part.
         item_text: how an item is put into words.
@@ -54,11 +58,13 @@ class TextSource:
             case "tag":
                 tags = distinct_tags(self.artifact)
                 return tags, tags
-        raise AssertionError(f"kind is item or tag, not {self.kind!r}")
+            case "interest":
+                return interest_texts(self.artifact.read(columns=INTEREST_COLUMNS))
+        raise AssertionError(f"kind is item, tag or interest, not {self.kind!r}")
 
     def parts(self) -> list[str]:
         """Names of all parts, at least one."""
-        num_texts = self.artifact.manifest.rows if self.kind == "item" else len(distinct_tags(self.artifact))
+        num_texts = self.artifact.manifest.rows if self.kind == "item" else len(self.texts()[0])
         return [f"part-{i:05d}" for i in range(max(1, -(-num_texts // self.rows_per_part)))]
 
 
@@ -109,6 +115,27 @@ def distinct_tags(tags: Artifact) -> pa.ChunkedArray:
     found = [pc.unique(rows["tag"]) for _, rows in tags.iter_parts(columns=["tag"])]
     distinct = pc.unique(pa.chunked_array(found, pa.string()))
     return pa.chunked_array([distinct.take(pc.sort_indices(distinct))], pa.string())
+
+
+def interest_texts(interests: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """The interests of each chunk as one text, in the model's order: "noir films (active, new); war films (fading, continued)".
+
+    Args:
+        interests: UserInterest rows with at least INTEREST_COLUMNS.
+    Returns:
+        (`chunk_ids`, texts), one a chunk that has interests, by user and chunk.
+    """
+    ordered = interests.sort_by([("user_id", "ascending"), ("chunk", "ascending"), ("rank", "ascending")])
+    state = pc.binary_join_element_wise(ordered["stage"], ordered["shift"], ", ")
+    phrase = pc.binary_join_element_wise(ordered["interest"], pc.binary_join_element_wise(" (", state, ")", ""), "")
+    grouped = pa.table({"user_id": ordered["user_id"], "chunk": ordered["chunk"], "phrase": phrase})
+    grouped = grouped.group_by(["user_id", "chunk"], use_threads=False).aggregate([("phrase", "list")])
+    return chunk_ids(grouped["user_id"], grouped["chunk"]), pc.binary_join(grouped["phrase_list"], "; ")
+
+
+def chunk_ids(users: pa.ChunkedArray, chunks: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Embedding.id of the interests of chunks: "user/chunk"."""
+    return pc.binary_join_element_wise(users, pc.cast(chunks, pa.string()), "/")
 
 
 def embedding_rows(kind: str, ids: pa.ChunkedArray, vectors: np.ndarray, model: str) -> pa.Table:

@@ -16,6 +16,7 @@ import torch
 
 from intently.core.errors import SchemaError
 from intently.data.flat import whole
+from intently.llm.embedding import chunk_ids
 from intently.ranking.features import Catalogue, Log, Rows
 
 
@@ -107,23 +108,18 @@ def interest_vectors(log: Log, interests: pa.Table, embedding: pa.Table) -> Chun
     Args:
         log: whose users count.
         interests: USER_INTEREST rows; a chunk's S_final is the mean of its rows', 1 where it has none.
-        embedding: EMBEDDING rows, id `chunk_key(user, chunk)`.
+        embedding: EMBEDDING rows, id `llm.embedding.chunk_ids`.
     Raises:
         SchemaError: a chunk of the interests has no vector.
     """
     grouped = interests.group_by(["user_id", "chunk"]).aggregate([("s_final", "mean")])
     users, chunks = whole(grouped["user_id"]), whole(grouped["chunk"])
-    keys = chunk_key(users, chunks)
+    keys = chunk_ids(users, chunks)
     found = pc.index_in(keys, value_set=whole(embedding["id"]))
     if found.null_count:
         raise SchemaError(f"table embedding: no vector of chunk {keys[pc.index(found.is_null(), True).as_py()].as_py()!r}")
     scores = pc.fill_null(whole(grouped["s_final_mean"]), 1.0).to_numpy(zero_copy_only=False).astype(np.float32)
     return chunk_vectors(log, users, chunks.to_numpy(), matrix_of(embedding)[found.to_numpy()], scores)
-
-
-def chunk_key(users: pa.Array, chunks: pa.Array) -> pa.Array:
-    """Embedding.id of chunks: "user/chunk"."""
-    return pc.binary_join_element_wise(users, pc.cast(chunks, pa.string()), "/")
 
 
 def matrix_of(embedding: pa.Table) -> np.ndarray:

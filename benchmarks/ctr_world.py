@@ -1,0 +1,157 @@
+"""What benchmarks/ctr_movielens.py measures on: MovieLens-1M as CTR rows, in two orders, with whatever is known of chunks and films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from intently.core.config import Config
+from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER, Table
+from intently.core.workspace import Artifact, Workspace, open_stage
+from intently.data.chunking import ChunkConfig, build_chunks
+from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
+from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
+from intently.data.sources import SourceConfig, open_source
+from intently.llm.embedding import ItemTextConfig, embedding_rows, interest_texts, item_texts
+from intently.llm.encoder import EncoderConfig, TextEncoder
+from intently.ranking.features import read_catalogue, read_log, read_rows
+from intently.ranking.knowledge import histogram_vectors, interest_vectors, item_vectors
+from intently.ranking.samples import SampleConfig, label_events, split_samples
+from intently.ranking.training import CtrData
+
+MICROSECONDS_A_DAY = 86_400_000_000
+
+
+class Made(Config):
+    """Settings of stages that the benchmark makes itself."""
+
+    made: str
+
+
+def put(workspace: Workspace, name: str, table: Table, rows: pa.Table, made: str = "log") -> Artifact:
+    """Write a whole artifact."""
+    stage = open_stage(workspace, name, table, {}, Made(made=made))
+    stage.write("part-00000", rows)
+    return stage.finish()
+
+
+def prepare(source: SourceConfig, folder: Path) -> Workspace:
+    """history, item and chunk of one log, in this process; what stands already stays."""
+    workspace = Workspace.open(folder)
+    if workspace.latest_version("chunk"):
+        return workspace
+    log, config = open_source(source), HistoryConfig(num_buckets=1)
+    history, user = (open_stage(workspace, t.name, t, {}, Made(made="log")) for t in (HISTORY, USER))
+    spill = Spill.of(history, 1)
+    spill_source(log, spill, config)
+    HistoryBuilder(history, user, spill)(config.parts[0])
+    spill.remove()
+    put(workspace, "item", ITEM, log.items)
+    put(workspace, "chunk", CHUNK, build_chunks(history.finish().read(), log.items, ChunkConfig()))
+    return workspace
+
+
+def shuffle_within_days(history: pa.Table, seed: int = 0) -> pa.Table:
+    """HISTORY in which time is known to the day alone, and the events of a day stand in some order.
+
+    The released code of HiT-LBM cuts times to the day and keeps the order of the file, which has nothing to do with time; the prepared set
+    does not have that order, so a fixed shuffle stands in for it.
+    """
+    row, columns = flat_columns(history, tuple(EVENT_COLUMNS))
+    days = columns["timestamp"].cast(pa.int64()).to_numpy() // MICROSECONDS_A_DAY
+    order = pa.array(np.lexsort((np.random.default_rng(seed).random(len(row)), days, row)))
+    columns["timestamp"] = pa.array(days * MICROSECONDS_A_DAY).cast(columns["timestamp"].type)
+    lists = fold(
+        row, history.num_rows, {name: columns[column].take(order) for name, column in EVENT_COLUMNS.items() if name != "timestamps"}
+    )
+    lists["timestamps"] = fold(row, history.num_rows, {"timestamps": columns["timestamp"].take(order)})["timestamps"]
+    return HISTORY.check(pa.table({"user_id": history["user_id"], "bucket": history["bucket"], **lists}))
+
+
+@dataclass(frozen=True)
+class World:
+    """A log as CTR rows.
+
+    Attributes:
+        tables: workspace with history, item and chunk.
+        mined: interests of a kind (cube, independent, hts) → their artifact.
+        kept: where vectors are kept.
+        samples: which events are rows.
+        by_day: order within a day is not known.
+    """
+
+    tables: Workspace
+    mined: Mapping[str, Artifact]
+    kept: Workspace
+    samples: SampleConfig
+    by_day: bool = False
+
+    def read(self, name: str) -> pa.Table:
+        """A table of the log."""
+        return self.tables.artifact(name).read()
+
+    @cached_property
+    def history(self) -> pa.Table:
+        """In the order that this world knows."""
+        history = self.read("history")
+        return shuffle_within_days(history) if self.by_day else history
+
+    @cached_property
+    def bare(self) -> CtrData:
+        """Rows and log, nothing else."""
+        chunks = self.read("chunk")
+        config = self.samples.model_copy(update={"min_chunks": 0}) if self.by_day else self.samples
+        events = label_events(self.history, chunks, config)
+        if self.by_day:
+            # Interests were read in the exact order: a row sees those of chunks that had truly ended before it.
+            exact = label_events(self.read("history"), chunks, config).samples
+            place = pc.index_in(events.samples["event_id"].combine_chunks(), value_set=exact["event_id"].combine_chunks())
+            at = events.samples.column_names.index("chunk")
+            rows = events.samples.set_column(at, events.samples.schema.field("chunk"), exact["chunk"].take(place))
+            late = events.places >= ChunkConfig().num_events
+            events = replace(events, samples=rows.filter(pa.array(late)), places=events.places[late], lengths=events.lengths[late])
+        catalogue = read_catalogue(self.read("item"))
+        log = read_log(self.history, catalogue)
+        return CtrData(catalogue, log, {n: read_rows(part, log, catalogue) for n, part in split_samples(events, config).items()})
+
+    @cached_property
+    def film_texts(self) -> torch.Tensor:
+        """[I + 1, V] vectors of what is said of the items."""
+        items = self.read("item")
+        found = self._encoded("item_embedding", "item", items["item_id"], item_texts(items, ItemTextConfig()), "items")
+        return item_vectors(self.bare.catalogue, found)
+
+    def data(self, knowledge: str) -> CtrData:
+        """Rows with what is known: nothing, items, histograms, or interests of a kind."""
+        match knowledge:
+            case "nothing":
+                return self.bare
+            case "items":
+                return replace(self.bare, item_vectors=self.film_texts, likeness=self.film_texts)
+            case "histograms":
+                # Counted over the chunks as they were cut, in the exact order, whichever order this world knows.
+                history = self.read("history")
+                log = read_log(history, self.bare.catalogue)
+                interests, items = histogram_vectors(log, self.read("item"), history, self.read("chunk"))
+                return replace(self.bare, interests=interests, item_vectors=items)
+            case _:
+                artifact = self.mined[knowledge]
+                rows = artifact.read()
+                ids, texts = interest_texts(rows)
+                found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, artifact.version)
+                return replace(self.bare, interests=interest_vectors(self.bare.log, rows, found), item_vectors=self.film_texts)
+
+    def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, made: str) -> pa.Table:
+        """EMBEDDING rows, encoded once and kept."""
+        stage = open_stage(self.kept, name, EMBEDDING, {}, Made(made=made))
+        if not stage.finished:
+            print(f"encoding {len(texts)} texts: {name}", flush=True)
+            encoder = TextEncoder(EncoderConfig())
+            put(self.kept, name, EMBEDDING, embedding_rows(kind, ids, encoder.encode(texts.to_pylist()), encoder.name), made)
+        return stage.reuse().read()

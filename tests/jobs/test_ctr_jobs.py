@@ -1,0 +1,125 @@
+"""The jobs of ranking on a tiny world: samples, interests as vectors, a model that learns from them, alone and in a group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import build_ctr_samples
+import embed_interests
+import numpy as np
+import pytest
+import torch
+import train_ctr
+from intently.core.errors import ConfigError, SchemaError
+from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER_INTEREST
+from intently.core.workspace import Workspace
+from intently.llm.embedding import embedding_rows
+from intently.ranking.training import CtrTrainingConfig, read_ctr_data, train_from_tables
+from intently.runtime.train import TrainConfig, train
+
+from tests.ranking.worlds import chunks, history, items, lives
+from tests.retrieval.world import put
+
+pytestmark = [
+    # DeepSpeed 0.19 and Ray 2.60 use names that torch 2.13 and Python call old.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+NUM_USERS = 12
+SAMPLES = build_ctr_samples.BuildCtrSamplesConfig.parse({"samples": {"min_events": 1}})
+MODEL = {"backbone": "din", "dim": 8, "hidden": [16], "history": 1, "interests": True, "item_knowledge": True}
+LEARNING = {"num_epochs": 12, "patience": 12, "batch_size": 48, "learning_rate": 0.02}
+
+
+def write_world(workspace: Workspace) -> None:
+    """History, items, chunks, and what each user said to want."""
+    told = history(lives(NUM_USERS, 40))
+    cut = chunks(told)
+    interests = [
+        {
+            "user_id": row["user_id"], "bucket": 0, "chunk": row["chunk"], "rank": 0, "stage": "active", "reason": "", "shift": "new",
+            "interest": ("war films", "comedies")[int(row["user_id"][1:]) % 2], "evidence": [], "s_final": 0.5, "model": "test",
+        }
+        for row in cut.to_pylist()
+    ]  # fmt: skip
+    for name, table, rows in (
+        ("history", HISTORY, told),
+        ("chunk", CHUNK, cut),
+        ("item", ITEM, items()),
+        ("user_interest", USER_INTEREST, USER_INTEREST.from_rows(interests)),
+        ("item_embedding", EMBEDDING, embedding_rows("item", items()["item_id"], np.eye(2, dtype=np.float32)[np.arange(8) % 2], "test")),
+    ):
+        put(workspace, name, table, rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which the samples are built."""
+    workspace = Workspace.open(tmp_path_factory.mktemp("ctr"))
+    write_world(workspace)
+    build_ctr_samples.JOB.execute(SAMPLES, workspace)
+    return workspace
+
+
+def trained(**training: object) -> train_ctr.TrainCtrConfig:
+    return train_ctr.TrainCtrConfig.parse(
+        {"training": {"model": MODEL, "learning": LEARNING, **training}, "harness": {"launcher": "local"}}
+    )
+
+
+def test_build_ctr_samples_splits_every_row_once_and_counts_them(world: Workspace) -> None:
+    parts = {name: world.artifact(f"ctr_{name}") for name in ("train", "validation", "test")}
+    assert {name: part.manifest.rows for name, part in parts.items()} == {
+        "train": NUM_USERS * 28, "validation": NUM_USERS * 4, "test": NUM_USERS * 4,
+    }  # fmt: skip
+    metrics = parts["train"].manifest.metrics
+    positive = sum(sum(part.read()["label"].to_pylist()) for part in parts.values())
+    assert positive == sum(metrics[f"positive_{name}"] for name in parts)
+
+
+def test_build_ctr_samples_of_people_who_did_too_little_refused(world: Workspace) -> None:
+    with pytest.raises(SchemaError, match="41 events"):
+        build_ctr_samples.JOB.execute(build_ctr_samples.BuildCtrSamplesConfig.parse({"samples": {"min_events": 41}}), world)
+
+
+def test_train_ctr_with_histograms_learns_keeps_the_best_and_measures(world: Workspace) -> None:
+    artifact = train_ctr.JOB.execute(trained(histograms=True), world)
+    measured = world.artifact("ctr_metric")
+    found = {(row["split"], row["name"]): row["value"] for row in measured.read().to_pylist()}
+    assert found["test", "auc"] > 0.9
+    curve = artifact.manifest.metrics
+    assert found["validation", "auc"] == pytest.approx(max(value for name, value in curve.items() if name.startswith("auc_epoch")))
+    assert measured.manifest.metrics["log_loss_test"] == found["test", "log_loss"]
+    assert not list(Path(world.path("ctr_model")).glob("*/training"))
+
+
+def test_train_ctr_ends_when_validation_does_not_improve(world: Workspace) -> None:
+    config = trained(histograms=True, learning={**LEARNING, "num_epochs": 40, "patience": 2, "learning_rate": 0.05})
+    curve = train_ctr.JOB.execute(config, world).manifest.metrics
+    scores = [curve[f"auc_epoch_{epoch}"] for epoch in range(1, len([name for name in curve if name.startswith("auc_")]) + 1)]
+    assert len(scores) == int(np.argmax(scores)) + 1 + 2
+
+
+def test_train_ctr_without_the_interests_it_asks_for_refused(world: Workspace) -> None:
+    with pytest.raises(ConfigError, match="interest_embedding"):
+        train_ctr.JOB.execute(trained(), world)
+
+
+def test_embed_interests_then_two_workers_learn_as_one(world: Workspace, ray_session: None) -> None:
+    embedded = embed_interests.JOB.execute(embed_interests.EmbedInterestsConfig(), world)
+    assert embedded.read(columns=["id"])["id"].to_pylist()[:2] == ["u0/0", "u0/1"]
+    config = CtrTrainingConfig.parse({"model": MODEL, "learning": {**LEARNING, "num_epochs": 3}})
+    versions = {name: world.artifact(name).version for name in (*train_ctr.JOB.reads, *train_ctr.JOB.optional)}
+    data = read_ctr_data(world, versions, config)
+    assert data.interests is not None
+    assert torch.equal(data.interests.scores, torch.full((NUM_USERS * 10,), 0.5))
+    arguments = {"workspace": world, "versions": versions, "config": config}
+    curves = []
+    for num_workers in (1, 2):
+        harness = TrainConfig.parse({"resources": {"num_workers": num_workers, "cpus": 0.5}, "checkpoint_every": 3})
+        with train(train_from_tables, arguments, harness, world, f"ctr_model/{num_workers}/training") as result:
+            curves.append([[epoch[name] for name in ("loss", "auc", "log_loss")] for epoch in result.history])
+    for one, two in zip(*curves, strict=True):
+        assert two == pytest.approx(one, rel=2e-3)
+    assert curves[0][-1][0] < 0.9 * curves[0][0][0]
