@@ -1,6 +1,6 @@
 """Training a DIN through our loop against FuxiCTR's fit() with its own loader: same model, rows, batch and optimizer, one call.
 
-PYTHONPATH=platform python benchmarks/ctr_speed.py [--quick] [--json FILE]
+PYTHONPATH=platform:. python benchmarks/ctr_speed.py [--quick] [--json FILE]
 
 A made-up log of MovieLens' size: people like some kinds of items and give stars to what they meet. Both sides read the last 20 events
 (item, category, stars), one thread, Adam at one constant rate, and are asked for AUC on the same held-out rows afterwards. FuxiCTR's
@@ -79,16 +79,14 @@ class Ours:
         model = {"backbone": "din", "dim": DIM, "hidden": HIDDEN, "history": HISTORY}
         config = CtrTrainingConfig.parse({"model": model, "learning": {"batch_size": BATCH}})
         self.train, self.test = (BatchCutter(data, part, config.model, cpu) for part in ("train", "test"))
-        self.objective = CtrObjective(build_model(data, config), data.tables(cpu))
+        self.objective = CtrObjective(build_model(data, config), data.tables(cpu), precision)
         trained = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=RATE, fused=True)
-        self.bf16 = precision == "bf16"
 
     def epoch(self) -> None:
         """All rows once, in a random order."""
         for chosen in torch.randperm(len(self.train)).split(BATCH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                loss = self.objective(*self.train.batch(chosen))
+            loss = self.objective(*self.train.batch(chosen))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -173,7 +173,7 @@ class FiBiNet(nn.Module):
     def __init__(self, num_fields: int, dim: int, hidden: list[int]) -> None:
         super().__init__()
         self.excite = SqueezeExcitation(num_fields)
-        self.plain, self.excited = (BilinearInteractionV2(num_fields, dim, "field_interaction") for _ in range(2))
+        self.plain, self.excited = (BilinearInteractionV2(num_fields, dim, "field_all") for _ in range(2))
         self.linear = nn.Linear(num_fields * dim, 1)
         self.deep = Tower(num_fields * (num_fields - 1), dim, hidden)
 

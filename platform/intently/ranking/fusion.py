@@ -13,8 +13,6 @@ from enum import StrEnum
 import torch
 from torch import nn
 
-HEADS = 4
-
 
 class FusionKind(StrEnum):
     """How interests become one vector."""
@@ -48,17 +46,20 @@ def mean_of(vectors: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with a mask a row."""
+    """Attention of one head with a mask a row, with as few products as it can be written with.
+
+    Of the query's and the key's matrix only the product counts, and a value's matrix may as well come after the weighted mean: neither keys
+    nor values are computed for every chunk.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.query, self.value = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, asking: torch.Tensor, asked: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """[B, Q, D], [B, T, D], [B, Q, T] bool → [B, Q, D]."""
-        parts = (self.query(asking), *self.key_value(asked).chunk(2, dim=-1))
-        heads = [part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts]
-        return self.out(nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask[:, None]).transpose(1, 2).flatten(2))
+        scores = self.query(asking) @ asked.transpose(1, 2) * asked.shape[-1] ** -0.5
+        return self.value(scores.masked_fill(~mask, -torch.inf).softmax(-1) @ asked)
 
 
 class InterestFusion(nn.Module):

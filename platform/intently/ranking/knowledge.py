@@ -62,13 +62,14 @@ class ChunkVectors:
         Args:
             rows: B rows.
             selection: which of them.
-            max_chunks: T.
+            max_chunks: T at most; T is no more than the batch needs.
         """
         begin, bounds = self.starts[rows.users], torch.minimum(rows.bounds, self.starts[rows.users + 1] - self.starts[rows.users])
         if selection is Selection.FIRST:
             first, length = torch.zeros_like(bounds), 1
         else:
-            length = max_chunks if selection is Selection.ALL else 1
+            most = min(max_chunks, max(1, int(bounds.max()))) if len(bounds) else 1
+            length = most if selection is Selection.ALL else 1
             first = (bounds - length).clamp(min=0)
         numbers = first[:, None] + torch.arange(length, device=bounds.device)
         valid = numbers < bounds[:, None]

@@ -28,7 +28,7 @@ class ModelConfig(Config):
     """Shapes and parts of a model."""
 
     backbone: Backbone = Field(Backbone.DIN, description="din, dien, dcnv2, autoint, deepfm, xdeepfm, fibinet or fignn")
-    dim: int = Field(32, ge=4, multiple_of=4, description="D, width of a field; four attention heads share it")
+    dim: int = Field(32, ge=4, multiple_of=2, description="D, width of a field")
     hidden: tuple[int, ...] = Field((200, 80), min_length=1, description="units of the MLP")
     history: int = Field(5, ge=1, description="events looked back on")
     similar: int = Field(0, ge=0, description="SIM: of all earlier events so many whose items are most like the target")
@@ -116,20 +116,24 @@ class CtrModel(nn.Module):
         if batch.similar is not None:
             parts.append(self._pooled(self.pool_similar, batch.similar, facts, torch.cat([target, unseen], dim=1)))
         if self.config.interests or self.config.item_knowledge:
-            item = nn.functional.embedding(batch.items, self.knowledge(tables.items))
+            item = nn.functional.embedding(batch.items, self.knowledge(tables.items).float())
             if batch.visible is not None:
-                parts.append(self.fusion(self._interests(batch.visible, tables), batch.visible.valid, item))
+                parts.append(self.fusion(self._interests(batch.visible, tables), batch.visible.valid, item).float())
             if self.config.item_knowledge:
                 parts.append(item)
         return self.head(torch.cat(parts, dim=1).unflatten(1, (-1, self.config.dim)))
 
     def _pooled(self, pool: nn.Module, events: Events, facts: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         tokens = torch.cat([nn.functional.embedding(events.items, facts), self.signal(events.signals)], dim=-1)  # [B, H, E]
-        return pool(target, tokens, events.valid)
+        if torch.is_autocast_enabled(tokens.device.type):
+            # Once, and after the lookups, whose gradients are sums that half precision would spoil.
+            dtype = torch.get_autocast_dtype(tokens.device.type)
+            tokens, target = tokens.to(dtype), target.to(dtype)
+        return pool(target, tokens, events.valid).float()
 
     def _interests(self, visible: Visible, tables: Tables) -> torch.Tensor:
         """[B, T, D] projected interests, scaled by S_final."""
-        projected = self.interest(tables.interests)
+        projected = self.interest(tables.interests).float()
         if self.config.scored:
             projected = projected * tables.scores[:, None]
         return nn.functional.embedding(visible.chunks, projected)

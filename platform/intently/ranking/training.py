@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # the harness brings Ray Train and DeepSpeed along; whoever o
     from intently.runtime.train import TrainSession
 
 PREDICTED_AT_ONCE = 16_384
+SORTED_TOGETHER = 32
+"""Batches among which rows are sorted by how many chunks they see, so that a batch holds little padding."""
 
 
 class LearningConfig(Config):
@@ -45,6 +47,7 @@ class LearningConfig(Config):
     learning_rate: float = Field(2e-3, gt=0, description="peak of Adam's learning rate")
     weight_decay: float = Field(1e-5, ge=0, description="of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises; a cosine falls after it")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the layers while learning; parameters stay float32")
     seed: int = Field(0, description="of initial weights and of the order of rows")
 
 
@@ -124,6 +127,18 @@ class BatchCutter:
     def __len__(self) -> int:
         return len(self.rows.labels)
 
+    def batches(self, batch_size: int, seed: int) -> list[torch.Tensor]:
+        """All rows in a random order, cut into whole batches of row numbers; a last one that is not full is left out."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator).to(self.rows.labels.device)
+        if self.chunks is None:
+            return list(order[: len(order) // batch_size * batch_size].split(batch_size))
+        batches = []
+        for together in order.split(SORTED_TOGETHER * batch_size):
+            together = together[self.rows.bounds[together].argsort(stable=True)]
+            batches += together[: len(together) // batch_size * batch_size].split(batch_size)
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+
     def batch(self, chosen: torch.Tensor) -> tuple[Batch, torch.Tensor]:
         """[B] row numbers → features and [B] labels."""
         rows = Rows(*(column[chosen] for column in self.rows))
@@ -146,13 +161,18 @@ def _require(data: CtrData, config: ModelConfig) -> None:
 class CtrObjective(nn.Module):
     """A model and the best of its earlier states, as one module: the engine saves both, and trains the first."""
 
-    def __init__(self, model: CtrModel, tables: Tables) -> None:
+    def __init__(self, model: CtrModel, tables: Tables, precision: str = "fp32") -> None:
         super().__init__()
-        self.model, self.best, self.tables = model, copy.deepcopy(model).requires_grad_(False), tables
+        self.model, self.best = model, copy.deepcopy(model).requires_grad_(False)
+        self.half = precision == "bf16"
+        # The table of all chunks is read in every step; cast once.
+        self.tables = tables._replace(interests=tables.interests.bfloat16()) if self.half else tables
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """Mean binary cross-entropy of the batch."""
-        return nn.functional.binary_cross_entropy_with_logits(self.model(batch, self.tables).float(), labels)
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.half):
+            logits = self.model(batch, self.tables)
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
 
     def keep(self) -> None:
         """The current parameters are the best so far."""
@@ -195,7 +215,7 @@ def train_ctr(session: TrainSession, data: CtrData, config: CtrTrainingConfig) -
     learning, device = config.learning, session.device
     tables = data.tables(device)
     cutter, validation = (BatchCutter(data, part, config.model, device) for part in ("train", "validation"))
-    module = CtrObjective(build_model(data, config).to(device), tables)
+    module = CtrObjective(build_model(data, config).to(device), tables, learning.precision)
     batch_size = max(session.world_size, min(learning.batch_size, len(cutter)))
     num_steps = max(1, len(cutter) // batch_size)
 
@@ -209,15 +229,13 @@ def train_ctr(session: TrainSession, data: CtrData, config: CtrTrainingConfig) -
     # 3. epochs, until validation does not improve any more
     for epoch in range(session.resume(engine), learning.num_epochs):
         engine.train()
-        order = torch.randperm(len(cutter), generator=torch.Generator().manual_seed(learning.seed * 1_000_003 + epoch)).to(device)
         total = torch.zeros((), device=device)
-        for step in range(num_steps):
-            own = order[step * batch_size : (step + 1) * batch_size][session.rank :: session.world_size]
-            loss = engine(*cutter.batch(own))
+        for chosen in cutter.batches(batch_size, learning.seed * 1_000_003 + epoch):
+            loss = engine(*cutter.batch(chosen[session.rank :: session.world_size]))
             engine.backward(loss)
             engine.step()
             total += loss.detach()
-        measured = figures(_predict_together(session, module, validation), validation.rows.labels.cpu().numpy())
+        measured = figures(_predict_together(session, module.model, validation, tables), validation.rows.labels.cpu().numpy())
         past = [each["auc"] for each in session.history]
         if measured["auc"] > max(past, default=-1.0):
             module.keep()
@@ -228,11 +246,11 @@ def train_ctr(session: TrainSession, data: CtrData, config: CtrTrainingConfig) -
             return
 
 
-def _predict_together(session: TrainSession, module: CtrObjective, cutter: BatchCutter) -> np.ndarray:
+def _predict_together(session: TrainSession, model: CtrModel, cutter: BatchCutter, tables: Tables) -> np.ndarray:
     """[R] chances, each worker computing its share."""
     own = slice(session.rank, None, session.world_size)
     together = torch.zeros(len(cutter), device=session.device)
-    together[own] = predict(module.model, cutter, module.tables, own)
+    together[own] = predict(model, cutter, tables, own)
     if session.world_size > 1:
         torch.distributed.all_reduce(together)
     return together.cpu().numpy()
