@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.ctr_world import World, prepare
 from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
@@ -34,6 +33,8 @@ from intently.ranking.samples import SampleConfig
 from intently.ranking.training import BatchCutter, CtrData, CtrTrainingConfig, figures, predict, restore_model, train_ctr
 from intently.runtime.train import WEIGHTS, TrainConfig, train
 from matplotlib.figure import Figure
+
+from benchmarks.ctr_world import World, prepare
 
 MAIN, OTHERS = ("din", "dcnv2", "autoint"), ("deepfm", "xdeepfm", "fibinet", "fignn", "dien")
 INTERESTS: dict[str, Any] = {"interests": True, "item_knowledge": True}
