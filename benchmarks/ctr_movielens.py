@@ -101,10 +101,10 @@ def _runs(
 
 
 GROUPS: dict[str, list[Run]] = {
-    "base": _runs(["base"], MAIN),
+    "base": _runs(["base"]),
     "no_llm": _runs(["no LLM"]),
     "hit": _runs(["HiT"]),
-    "hit_main": _runs(["HiT"], MAIN[1:]),
+    "main": _runs(["base", "HiT"], MAIN[1:]),
     "history_20": _runs(["base", "no LLM", "HiT"], histories=(20,), seeds=1),
     "history_50": _runs(["base", "no LLM", "HiT"], histories=(50,), seeds=1),
     "ablation": _runs(["item text", "CUBE", "CUBE + TIF"]),
@@ -113,7 +113,7 @@ GROUPS: dict[str, list[Run]] = {
     "others": _runs(["base", "HiT"], OTHERS, seeds=1),
     "day": _runs(["base", "no LLM", "HiT"], seeds=1, protocol="day"),
 }
-"""Runs, in the order in which they are made."""
+"""Runs, in the order in which they are made: the first seed of all, then the second of those that have one."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def main() -> None:
     worlds = worlds_of(options)
     learning = {**LEARNING, "num_epochs": 2, "batch_size": 256} if options.quick else LEARNING
     measurer = Measurer(worlds, options.workspace / "runs", learning)
-    chosen = [run for name in options.only for run in GROUPS[name]]
+    chosen = sorted((run for name in options.only for run in GROUPS[name]), key=lambda run: run.seed)
     if options.quick:
         chosen = [Run("exact", "base"), Run("exact", "no LLM")]
     skipped = sorted({f"{run.variant} (no {run.knowledge} interests)" for run in chosen if measurer.missing(run)})
