@@ -9,7 +9,8 @@ order of the log. Settings and epochs are chosen by AUC on validation. Gains are
 drawing test users with replacement. `day` is the protocol of the released code once more: order within a day not known.
 
 Interests come from --mined: user_interest of kind `cube` (the cascade, one sample), `independent` (chunks read on their own), `hts` (the
-tree's path, with scores). What is not there is not run, and named. Every finished run is kept under --workspace.
+tree's path, with scores). What is not there is not run, and named; rows are those of users of whom every kind was mined, for all models
+alike. Every finished run is kept under --workspace.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ class Measurer:
         world, config = self.worlds[run.protocol], run.config(self.learning)
         known = str(world.mined.get(run.knowledge, run.knowledge))
         log = [str(world.tables.artifact(name)) for name in ("history", "item", "chunk")]
-        decided = [run.protocol, known, log, world.samples.model_dump(mode="json"), config.model_dump(mode="json")]
+        decided = [run.protocol, known, log, world.samples.model_dump(mode="json"), config.model_dump(mode="json"), *world.restriction]
         digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
         file = self.kept / f"{digest}.npz"
         if not file.exists():
@@ -353,12 +354,14 @@ def main() -> None:
     outcomes = [measurer.measure(run) for run in chosen if not measurer.missing(run)]
     results = Results(outcomes, worlds)
     gains = print_tables(results)
-    print(f"not run: {', '.join(skipped) or 'nothing'}")
+    num_users, num_rows = len(worlds["exact"].covered), {part: len(rows.labels) for part, rows in worlds["exact"].bare.rows.items()}
+    print(f"{num_users} users, rows {num_rows}; not run: {', '.join(skipped) or 'nothing'}")
     if options.plots:
         plot(results, options.plots)
     if options.json:
         rows = [asdict(each.run) | each.measured for each in outcomes]
         result = {"benchmark": "ctr_movielens", "quick": options.quick, "figures": figures_of(results), "rows": rows, "gains": gains}
+        result |= {"users": num_users, "samples": num_rows}
         options.json.write_text(json.dumps(result | {"skipped": skipped}, indent=2), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,6 +98,23 @@ class World:
         return self.tables.artifact(name).read()
 
     @cached_property
+    def covered(self) -> pa.Array:
+        """Users whose rows are measured on: those of whom all kinds of interests were mined; without any, those who have chunks."""
+        found = [set(artifact.read(columns=["user_id"])["user_id"].to_pylist()) for artifact in self.mined.values()]
+        return pa.array(sorted(set.intersection(self.chunked, *found)))
+
+    @cached_property
+    def chunked(self) -> set[str]:
+        """Users who have chunks."""
+        return set(self.tables.artifact("chunk").read(columns=["user_id"])["user_id"].to_pylist())
+
+    @property
+    def restriction(self) -> list[str]:
+        """A digest of the users, where they are not all."""
+        users = self.covered.to_pylist()
+        return [] if len(users) == len(self.chunked) else [hashlib.sha256(" ".join(users).encode()).hexdigest()]
+
+    @cached_property
     def history(self) -> pa.Table:
         """In the order that this world knows."""
         history = self.read("history")
@@ -116,6 +134,9 @@ class World:
             rows = events.samples.set_column(at, events.samples.schema.field("chunk"), exact["chunk"].take(place))
             late = events.places >= ChunkConfig().num_events
             events = replace(events, samples=rows.filter(pa.array(late)), places=events.places[late], lengths=events.lengths[late])
+        ours = pc.is_in(events.samples["user_id"].combine_chunks(), value_set=self.covered)
+        chosen = ours.to_numpy(zero_copy_only=False)
+        events = replace(events, samples=events.samples.filter(ours), places=events.places[chosen], lengths=events.lengths[chosen])
         catalogue = read_catalogue(self.read("item"))
         log = read_log(self.history, catalogue)
         return CtrData(catalogue, log, {n: read_rows(part, log, catalogue) for n, part in split_samples(events, config).items()})
