@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from intently.core.errors import SchemaError
 from intently.ranking.samples import SampleConfig, find_moments, label_events, split_samples
 
+from benchmarks.ctr_world import shuffle_within_days
 from tests.ranking.worlds import chunks, history, lives
 
 LIFE = [("i0", 5.0), ("i1", 3.0), ("i2", 4.0), ("i3", None), ("i4", 1.0), ("i5", 5.0), (None, 5.0), ("i7", 2.0), ("i8", 4.5), ("i9", 3.5)]
@@ -87,3 +90,18 @@ def test_global_time_split_puts_everything_later_into_test() -> None:
     assert len(days["test"]) == pytest.approx(0.1 * events.samples.num_rows, abs=4)
     with pytest.raises(SchemaError, match="too many fall on one moment"):
         find_moments(np.zeros(10, np.int64), config)
+
+
+def test_shuffle_within_days_moves_events_within_their_day_and_user_alone() -> None:
+    told = history(lives(2, 30))
+    rows = told.to_pylist()
+    for row in rows:  # three days of ten events
+        row["timestamps"] = [row["timestamps"][0] + timedelta(days=n // 10, hours=n % 10) for n in range(30)]
+    shuffled = shuffle_within_days(pa.Table.from_pylist(rows, schema=told.schema)).to_pylist()
+    for before, after in zip(rows, shuffled, strict=True):
+        assert after["event_ids"] != before["event_ids"]
+        for day in range(3):
+            assert sorted(after["event_ids"][day * 10 : day * 10 + 10]) == sorted(before["event_ids"][day * 10 : day * 10 + 10])
+        item_of = dict(zip(before["event_ids"], before["item_ids"], strict=True))
+        assert after["item_ids"] == [item_of[event] for event in after["event_ids"]]
+        assert {time.hour for time in after["timestamps"]} == {0}
