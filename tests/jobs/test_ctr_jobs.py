@@ -116,9 +116,10 @@ def test_embed_interests_then_two_workers_learn_as_one(world: Workspace, ray_ses
     assert torch.equal(data.interests.scores, torch.full((NUM_USERS * 10,), 0.5))
     arguments = {"workspace": world, "versions": versions, "config": config}
     curves = []
-    for num_workers in (1, 2):
-        harness = TrainConfig.parse({"resources": {"num_workers": num_workers, "cpus": 0.5}, "checkpoint_every": 3})
-        with train(train_from_tables, arguments, harness, world, f"ctr_model/{num_workers}/training") as result:
+    for launcher, num_workers in (("local", 1), ("ray", 2)):
+        resources = {"num_workers": num_workers, "cpus": 0.5}
+        harness = TrainConfig.parse({"launcher": launcher, "resources": resources, "checkpoint_every": 3})
+        with train(train_from_tables, arguments, harness, world, f"ctr_model/{launcher}/training") as result:
             curves.append([[epoch[name] for name in ("loss", "auc", "log_loss")] for epoch in result.history])
     for one, two in zip(*curves, strict=True):
         assert two == pytest.approx(one, rel=2e-3)
