@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from intently.core.schema import CHUNK
-from intently.interests.users import MiningConfig, chosen_users, keep_chosen, mine_users, recent_chunks, user_order
+from intently.interests.users import MiningConfig, bounded_task, chosen_users, keep_chosen, mine_users, recent_chunks, user_order
 from intently.llm.contract import Request
 from intently.llm.encoder import TextEncoder
 from intently.llm.engines.scripted import ScriptedEngine
@@ -117,6 +117,14 @@ def test_mine_users_phrase_twice_in_one_answer_is_kept_once(items: pa.Table, enc
     assert mined.rejects.to_pylist() == [
         {"stage": "user_interest", "row": "ann/0/2", "reason": "named twice in one answer", "detail": "Hiking!"}
     ]
+
+
+def test_mine_users_answer_form_holds_no_more_interests_than_are_wanted(items: pa.Table, encoder: TextEncoder) -> None:
+    script = Script({"ann in chunk 0": answer("hiking", "coffee", "tea")})
+    chunks = CHUNK.from_rows([chunk("ann", 0, ["boots"])])
+    mined = mine_users(chunks, items, script.engine, encoder, MiningConfig(max_interests=2))
+    assert mined.rejects["reason"].to_pylist() == ["interests: List should have at most 2 items after validation, not 3"]
+    assert json.loads(bounded_task(2).json_schema)["properties"]["interests"]["maxItems"] == 2
 
 
 def test_mine_users_no_chunks_asks_nothing(items: pa.Table, encoder: TextEncoder) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, create_model
 
 from intently.core.config import Config
 from intently.core.protocols import TextEncoder
@@ -26,7 +27,7 @@ from intently.interests.usage import Usage
 from intently.interests.vectors import item_texts
 from intently.llm.answer import Outcome, Question
 from intently.llm.contract import Engine, Sampling
-from intently.llm.tasks import TASKS, InterestDraft, UserInterests
+from intently.llm.tasks import TASKS, InterestDraft, Task, UserInterests
 
 STAGE = "user_interest"
 
@@ -37,6 +38,7 @@ class MiningConfig(Config):
     max_users: int | None = Field(None, ge=1, description="read only so many users, chosen by a hash of their ids; None reads all")
     max_chunks: int = Field(8, ge=1, description="the most recent chunks of a user that are read")
     cascade: bool = Field(True, description="a question carries the interests of the chunk before; false reads each chunk alone (LIBER)")
+    max_interests: int = Field(16, ge=1, le=16, description="interests that an answer may hold; its form allows no more")
     max_previous: int = Field(12, ge=0, description="interests of the chunk before that a question carries")
     same_similarity: float = Field(0.85, ge=0, le=1, description="cosine from which two phrases are the same interest")
     evidence_similarity: float = Field(0.35, ge=0, le=1, description="cosine from which an item of the chunk supports an interest")
@@ -112,6 +114,13 @@ class _Memory:
         if self.previous_vectors is not None:
             self.older_vectors.append(self.previous_vectors)
         self.previous_vectors = vectors
+
+
+@cache
+def bounded_task(max_interests: int) -> Task:
+    """The task `user_interests` with an answer of at most so many interests, so that guided decoding ends a list that the model does not."""
+    interests = (list[InterestDraft], Field(min_length=1, max_length=max_interests))
+    return replace(TASKS["user_interests"], answer=create_model("UserInterests", __base__=UserInterests, interests=interests))
 
 
 def user_order(user_id: str) -> str:
@@ -212,7 +221,7 @@ def _ask(
         return [_question(after, entries[after], previous.get(user, ()), config)] if after else []
 
     firsts = [_question(chain[0], entries[chain[0]], (), config) for chain in chains.values()]
-    _, usage = ask(engine, firsts, TASKS["user_interests"], next_of)
+    _, usage = ask(engine, firsts, bounded_task(config.max_interests), next_of)
     return found, [reject for key in entries for reject in refused[key]], usage
 
 
