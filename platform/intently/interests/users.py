@@ -118,7 +118,7 @@ class _Memory:
 
 @cache
 def bounded_task(max_interests: int) -> Task:
-    """The task `user_interests` with an answer of at most so many interests, so that guided decoding ends a list that the model does not."""
+    """The task `user_interests` with at most so many interests, so that guided decoding ends a list that the model does not."""
     interests = (list[InterestDraft], Field(min_length=1, max_length=max_interests))
     return replace(TASKS["user_interests"], answer=create_model("UserInterests", __base__=UserInterests, interests=interests))
 
