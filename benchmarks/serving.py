@@ -36,6 +36,7 @@ from intently.core.workspace import Workspace
 from intently.retrieval.retriever import TowerRetriever
 
 from benchmarks.serving_world import free_port, write_world
+from serve import haproxy
 from serve.app import create_app
 from serve.service import Service
 from serve.settings import EventConfig, ServeConfig
@@ -45,14 +46,10 @@ K = 20
 CONNECTIONS = 32
 PACED_CONNECTIONS = 64
 BATCH = 16
-RAY = {
+RAY = haproxy.environment() | {
     "RAY_AUTH_MODE": "token",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}",
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # As serve/config.yaml advises.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
     # Nobody is left to drain when a measurement ends.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
 }

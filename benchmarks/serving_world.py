@@ -5,6 +5,7 @@ Speed does not depend on what vectors mean.
 
 from __future__ import annotations
 
+import random
 import socket
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -135,8 +136,11 @@ def _history(user_id: str, items: list[str]) -> dict:
 
 
 def free_port(first: int = 18_000) -> int:
-    """A port from `first` on that nobody listens on, away from the usual ones."""
-    for port in range(first, first + 1000):
+    """A port among the thousand from `first` on that nobody listens on, away from the usual ones.
+
+    Which one is left to chance, so that two who ask at the same moment hardly get the same.
+    """
+    for port in random.sample(range(first, first + 1000), 1000):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -27,7 +27,7 @@ from ray import serve as ray_serve
 # Serve says nowhere else which address its proxies listen on.
 from ray.serve.context import _get_global_client as get_global_client
 
-from serve import problems
+from serve import one_write, problems
 from serve.auth import describe
 from serve.gate import Gate
 from serve.reload import newest_versions
@@ -113,6 +113,7 @@ class Ingress:
         context = ray_serve.get_replica_context()
         if not config.access.has_keys:
             require_loopback(proxy_host())
+        one_write.install()  # Ray starts the replica's server after this
         self._service = Service.open(config, context.replica_id.unique_id, context.world_size or 1)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

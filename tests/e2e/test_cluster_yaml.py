@@ -58,10 +58,10 @@ def test_cluster_head_takes_no_work_and_gpus_start_from_zero(cluster: dict[str, 
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
 def test_cluster_nodes_start_with_token_authentication_and_the_fast_serve_path(cluster: dict[str, Any], commands: str) -> None:
     start = cluster[commands][-1]
-    exported = start.partition(";")[0]
-    assert "ray start" in start
-    for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
-        assert setting in exported
+    before, _, _ = start.partition("ray start")
+    assert "export RAY_AUTH_MODE=token;" in before
+    assert 'eval "$(cd ~/intently && python -m serve.haproxy)";' in before
+    assert cluster["file_mounts"]["~/intently/serve"] == "./serve"
     assert "~/.ray/auth_token" in cluster["file_mounts"]
 
 

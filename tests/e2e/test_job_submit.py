@@ -24,13 +24,13 @@ import pytest
 import run_pipeline
 from intently.core.workspace import Workspace
 
+from benchmarks.redis_server import RedisServer
+from benchmarks.serving_world import free_port
+
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 LINE = [job.name for job in run_pipeline.JOBS]
-BESIDE = ["align_student", "train_student", "compress_items", "ingest_day", "ingest_log", "ingest_items", "report_behaviours"]
-"""Jobs beside the line that are run through a submission, in an order in which each finds its inputs; tests/jobs runs all the others."""
-PLANNED = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {*LINE, *BESIDE, run_pipeline.JOB.name})
-"""Jobs whose plan alone is submitted: running these too would take longer than all the other tests of this file together."""
+JOBS = {path.stem: import_module(path.stem).JOB for path in sorted((ROOT / "jobs").glob("*.py"))}
 TINY: dict[str, list[str]] = {
     "ingest_events": ["source.num_users=24", "source.num_items=70", "source.events_per_user=100", "histories.num_buckets=2"],
     "mine_user_interests": ["mining.max_chunks=1"],
@@ -40,8 +40,29 @@ TINY: dict[str, list[str]] = {
     "build_explanations": ["explanations.items_per_interest=1", "explanations.max_interests=5", "num_parts=1"],
     "align_student": ["teacher.num_worlds=1", "teacher.users_per_world=4", "teacher.items_per_world=70"],
     "train_student": ["training.num_steps=2", "training.copy_steps=1", "training.easy_steps=1", "training.decay_steps=1"],
+    "mine_item_interests": ["mining.max_items=4"],
+    "build_semantic_ids": ["quantiser.num_codes=8"],
+    "train_generator": ["generator.sft.num_epochs=1", "max_users=8", "beam.width=10"],
 }
 """Settings that make a job small; they do not change what it does."""
+# These train by the jobs of the line, which have gone through Ray Train by then.
+HERE = ["stages.train_towers.harness.launcher=local", "stages.train_towers.training.learning.num_epochs=1"]
+TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.25, 0.75]", *HERE]}
+for name in ("retrain_towers", "sweep_losses"):
+    TINY[name] += [f"stages.sweep_fusion.{setting}" for setting in TINY["sweep_fusion"]]
+
+
+def beside() -> list[str]:
+    """All the other jobs, in an order in which each finds what it reads."""
+    standing = {artifact for name in LINE for artifact in JOBS[name].writes}
+    waiting = {name: job for name, job in JOBS.items() if name not in {*LINE, run_pipeline.JOB.name}}
+    order: list[str] = []
+    while waiting:
+        ready = [name for name, job in waiting.items() if standing.issuperset(job.reads)]
+        assert ready, f"no job writes what these read: {sorted(waiting)}"
+        standing |= {artifact for name in ready for artifact in waiting.pop(name).writes}
+        order += ready
+    return order
 
 
 @dataclass(frozen=True)
@@ -127,20 +148,29 @@ def _await_jobs_api(environment: dict[str, str], started: subprocess.Popen[bytes
     pytest.fail(f"the head does not answer:\n{log.read_text()}")
 
 
-def write_day(workspace: Workspace, folder: Path) -> list[str]:
-    """Settings of ingest_day and ingest_items: one more purchase by somebody who is known, as files, and an item that stands."""
-    user, item = (workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
-    (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
-    (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
-    return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    server = RedisServer(tmp_path, free_port())
+    yield server.url
+    server.stop()
 
 
-def write_log(workspace: Workspace, folder: Path) -> list[str]:
-    """Settings of ingest_log: a day file with one event, as the service writes it."""
-    user, item = (workspace.artifact(name).read(columns=[f"{name}_id"])[0][0].as_py() for name in ("user", "item"))
-    event = {"event_id": "served-1", "user_id": user, "item_id": item, "behaviour": "cart", "timestamp": "2026-01-01T00:00:00Z"}
-    (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
-    return [f"source.folder={folder}"]
+def inputs(name: str, workspace: Workspace, folder: Path, redis_url: str) -> list[str]:
+    """Settings that say where a job finds what does not come from the workspace; files are written into the folder."""
+    user, item = (workspace.artifact(kind).read(columns=[f"{kind}_id"])[0][0].as_py() for kind in ("user", "item"))
+    match name:
+        case "ingest_day" | "ingest_items":
+            (folder / "day.csv").write_text(f"event_id,user_id,item_id,behaviour,timestamp\nnew-1,{user},{item},purchase,1767225600\n")
+            (folder / "items.csv").write_text(f"item_id,title,category\n{item},Known already,unknown\n")
+            return [f"source.events={folder / 'day.csv'}", f"source.items={folder / 'items.csv'}"]
+        case "ingest_log":
+            event = {"event_id": "served-1", "user_id": user, "item_id": item, "behaviour": "cart", "timestamp": "2026-01-01T00:00:00Z"}
+            (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
+            return [f"source.folder={folder}"]
+        case "publish_explanations":
+            return [f"redis_url={redis_url}"]
+        case _:
+            return []
 
 
 def test_submit_without_the_token_is_refused(head: Head) -> None:
@@ -168,7 +198,7 @@ def test_submit_takes_the_code_along_and_leaves_caches_and_tools_at_home(head: H
 @pytest.mark.parametrize("name", LINE)
 def test_job_of_the_line_submitted_writes_its_artifacts(head: Head, name: str) -> None:
     head.run(name, TINY.get(name, []))
-    for artifact in import_module(name).JOB.writes:
+    for artifact in JOBS[name].writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
 
 
@@ -180,20 +210,11 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
     assert {name: head.workspace.artifact(name).manifest for name in names} == before
 
 
-@pytest.mark.parametrize("name", BESIDE)
-def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, name: str) -> None:
-    inputs = {"ingest_day": write_day, "ingest_items": write_day, "ingest_log": write_log}
-    head.run(name, inputs[name](head.workspace, tmp_path) if name in inputs else TINY.get(name, []))
-    for artifact in import_module(name).JOB.writes:
+@pytest.mark.parametrize("name", beside())
+def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, redis_url: str, name: str) -> None:
+    head.run(name, [*TINY.get(name, []), *inputs(name, head.workspace, tmp_path, redis_url)])
+    for artifact in JOBS[name].writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
-
-
-def test_jobs_submitted_for_their_plans_find_their_code_and_settings(head: Head) -> None:
-    plan = f"python jobs/$name.py --config jobs/configs/$name/demo.yaml --workspace {head.workspace.root} --dry-run"
-    done = head.submit("bash", "-c", f"set -e; for name in {' '.join(PLANNED)}; do {plan}; echo planned $name; done")
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    for name in PLANNED:
-        assert f"planned {name}" in done.stdout
 
 
 def test_job_submitted_with_an_unknown_setting_fails_with_its_error(head: Head) -> None:

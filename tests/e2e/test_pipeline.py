@@ -15,10 +15,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow.compute as pc
 import pytest
 import run_pipeline
 import yaml
+from intently.core.job import launch
 from intently.core.workspace import Workspace
+from intently.interests.faithfulness import asked_chunks, measure_faithfulness
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -46,8 +49,8 @@ def _run(command: list[str], **variables: str) -> str:
     return done.stdout
 
 
-def _pipeline(config: Path, workspace: Path | str, *flags: str) -> list[str]:
-    return [sys.executable, "jobs/run_pipeline.py", "--config", str(config), "--workspace", str(workspace), *flags]
+def _pipeline(config: Path, workspace: Path | str) -> list[str]:
+    return [sys.executable, "jobs/run_pipeline.py", "--config", str(config), "--workspace", str(workspace)]
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +90,40 @@ def test_second_run_reuses_everything_within_a_minute(line: Line) -> None:
     assert {name: line.workspace.artifact(name).manifest.ended for name in ended} == ended
 
 
-def test_dry_run_after_a_run_says_that_all_stands_and_what_is_read(line: Line) -> None:
-    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run"))
+def test_interests_are_true_tags_fit_and_reasons_are_valid(line: Line) -> None:
+    """What the shipped student wrote, beside the truth of a world that it was not trained on."""
+    mined, predicted, explained = (line.workspace.artifact(name) for name in ("user_interest", "tag", "explanation"))
+    chunks, items, truth = (line.workspace.artifact(name).read() for name in ("chunk", "item", "true_interest"))
+    interests, tags, texts = mined.read(), predicted.read(), explained.read()
+    assert pc.unique(interests["model"]).to_pylist() == ["vllm:student"]
+    shares = [artifact.manifest.metrics["valid_share"] for artifact in (mined, predicted, explained)]
+    assert min(shares) >= 0.9, shares
+    measured = measure_faithfulness(interests, asked_chunks(chunks, interests, mined.rejects()), truth, items)
+    assert measured.precision > 0.5 and measured.recall > 0.25
+    wanted = set(zip(interests["user_id"].to_pylist(), interests["interest"].to_pylist(), strict=True))
+    assert set(zip(tags["user_id"].to_pylist(), tags["interest"].to_pylist(), strict=True)) <= wanted
+    assert tags.num_rows and tags["category"].null_count == 0
+    for_anybody = pc.sum(pc.equal(texts["interest"], "")).as_py()
+    assert for_anybody > 0.8 * items.num_rows and texts.num_rows > for_anybody
+
+
+def _plan(line: Line, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """What --dry-run prints; the README's command of it is run as a process below."""
+    arguments = ["--config", str(line.config), "--workspace", line.workspace.root, "--dry-run", *flags]
+    launch(run_pipeline.JOB, None, arguments, describe=run_pipeline.describe_plan)
+    return capsys.readouterr().out
+
+
+def test_dry_run_after_a_run_says_that_all_stands_and_what_is_read(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = _plan(line, capsys)
     for artifact in _artifacts(line.workspace).values():
         assert f"writes: {artifact} (stands)" in plan
     assert "to be written" not in plan
     assert "reads:  history_train, item" in plan
 
 
-def test_dry_run_after_a_changed_setting_plans_only_what_follows_from_it(line: Line) -> None:
-    setting = "stages.build_explanations.explanations.items_per_interest=7"
-    plan = _run(_pipeline(line.config, line.workspace.root, "--dry-run", "--set", setting))
+def test_dry_run_after_a_changed_setting_plans_only_what_follows_from_it(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = _plan(line, capsys, "--set", "stages.build_explanations.explanations.items_per_interest=7")
     changed = {row.split("@")[0].split()[-1] for row in plan.splitlines() if "to be written" in row}
     assert changed == {"explanation", "explanation_verdict", "explanation_store", "report"}
 

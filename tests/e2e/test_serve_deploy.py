@@ -1,9 +1,14 @@
-"""`serve deploy` of serve/config.yaml on a real head: HAProxy on every interface, refused without keys, running with them."""
+"""`serve run` and `serve deploy` of the shipped configs on a real head behind HAProxy.
+
+By hand on the loopback interface until Ctrl-C; then as in production on every interface, refused without keys, running with them, and
+with its only replica killed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -12,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,7 @@ from intently.retrieval.training import TrainingConfig
 from benchmarks.serving import RAY, haproxy_of_its_own
 from benchmarks.serving_world import free_port, write_untrained_towers
 from serve.auth import make_key
+from serve.models import Problem
 from tests.serve.conftest import write_tables
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +44,8 @@ class Head:
 
     def __init__(self, session: Path) -> None:
         gcs, dashboard, *agents = _free_ports(5)
-        self.address = f"http://127.0.0.1:{dashboard}"
+        self.address, self._gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}"
+        self.haproxy_config = session / "haproxy.cfg"
         token = secrets.token_hex(32)
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self._environment = os.environ | RAY | haproxy_of_its_own(str(session)) | {"RAY_AUTH_TOKEN": token, "PATH": path}
@@ -53,6 +60,21 @@ class Head:
         with (session / "start.log").open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True)
 
+    @contextmanager
+    def run(self, config: dict[str, Any], file: Path) -> Iterator[None]:
+        """`serve run` while the block runs, then Ctrl-C."""
+        file.write_text(yaml.safe_dump(config))
+        environment = self._environment | {"RAY_ADDRESS": self._gcs}
+        log = file.with_suffix(".log")
+        with log.open("w") as said:
+            process = subprocess.Popen([str(BIN / "serve"), "run", str(file)], cwd=ROOT, env=environment, stdout=said, stderr=said)
+        try:
+            yield
+            process.send_signal(signal.SIGINT)
+            assert process.wait(120) == 0, log.read_text()[-4000:]
+        finally:
+            process.kill()
+
     def deploy(self, config: dict[str, Any], file: Path) -> None:
         """Hand a config over, once the head listens."""
         file.write_text(yaml.safe_dump(config))
@@ -64,10 +86,15 @@ class Head:
                 return
         pytest.fail(done.stdout + done.stderr)
 
+    def applications(self) -> dict[str, Any]:
+        """What Serve runs."""
+        reply = self.http.get(f"{self.address}/api/serve/applications/")
+        return reply.json()["applications"] if reply.is_success else {}
+
     def status(self) -> dict[str, Any]:
         """What Serve says of the application, once it is neither deploying nor waiting."""
         for _ in range(600):
-            found = self.http.get(f"{self.address}/api/serve/applications/").raise_for_status().json()["applications"].get("intently")
+            found = self.applications().get("intently")
             if found and found["status"] not in ("NOT_STARTED", "DEPLOYING"):
                 return found
             time.sleep(0.2)
@@ -85,7 +112,7 @@ class Head:
         self.http.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     # Sockets of the session lie below this folder, and their paths may not exceed 107 characters.
     with tempfile.TemporaryDirectory(prefix="intently-", dir="/tmp", ignore_cleanup_errors=True) as session:
@@ -102,10 +129,33 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def test_deploy_of_the_production_config_needs_keys_and_then_serves(head: Head, tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path / "workspace")
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace.open(tmp_path_factory.mktemp("deployed"))
     write_tables(workspace)
     write_untrained_towers(workspace, TrainingConfig(towers=TowerConfig(dim=8, hidden=16)), beta=0.5)
+    return workspace
+
+
+def replica_ports(head: Head) -> list[int]:
+    """Where HAProxy reaches the application's replicas."""
+    servers = re.findall(r"server SERVE_REPLICA\S+ 127\.0\.0\.1:(\d+) check", head.haproxy_config.read_text())
+    return [int(port) for port in servers]
+
+
+def test_run_of_the_local_config_serves_until_ctrl_c(head: Head, workspace: Workspace, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "serve" / "local.yaml").read_text())
+    port = config["http_options"]["port"] = free_port()
+    config["applications"][0]["args"] = {"workspace": workspace.root, "events": {"folder": str(tmp_path / "log")}}
+    with head.run(config, tmp_path / "local.yaml"):
+        running = head.status()
+        assert running["status"] == "RUNNING", running["message"]
+        answer = httpx.get(f"http://127.0.0.1:{port}/v1/users/ada/recommendations", timeout=60)
+        assert answer.status_code == 200 and answer.json()["items"]
+    assert head.applications() == {}
+
+
+def test_deploy_of_the_production_config_needs_keys_and_then_serves(head: Head, workspace: Workspace, tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
     port = config["http_options"]["port"] = free_port()
     assert config["http_options"]["host"] == "0.0.0.0"
@@ -127,3 +177,16 @@ def test_deploy_of_the_production_config_needs_keys_and_then_serves(head: Head, 
     assert httpx.get(path, timeout=60).status_code == 401
     answer = httpx.get(path, timeout=60, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 200 and answer.json()["items"]
+
+    # What leaves the replica in one write is seen in one piece: a kill cannot part head and body.
+    (replica,) = replica_ports(head)
+    with socket.create_connection(("127.0.0.1", replica), timeout=60) as client:
+        client.sendall(f"GET /v1/users/ada/recommendations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        said = client.recv(2**20)
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["items"]
+    # HAProxy's own refusals are problems, too.
+    (process,) = (one for one in psutil.Process(head.process.pid).children(recursive=True) if one.name().startswith("ray::ServeReplica"))
+    process.kill()
+    refused = httpx.get(path, timeout=60, headers={"Authorization": f"Bearer {key}"})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert Problem.model_validate(refused.json()).type == "urn:intently:problem:no-replica"

@@ -249,7 +249,8 @@ def _check_environment(config: VLLMConfig) -> None:
 def _preload() -> str:
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None, "torch is a requirement of this package"
-    openmp = [str(path) for path in sorted((Path(spec.origin).parent / "lib").glob("libgomp*.so*"))[:1]]
+    # Resolved, so that a driver and its workers name one file alike also where the environment is a link.
+    openmp = [str(path) for path in sorted((Path(spec.origin).resolve().parent / "lib").glob("libgomp*.so*"))[:1]]
     others = [part for part in os.environ.get("LD_PRELOAD", "").split(":") if part and part not in openmp]
     return ":".join(openmp + others)
 
