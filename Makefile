@@ -42,11 +42,12 @@ setup: $(STAMP)
 
 # torch goes first and alone: every later requirement of torch is then met by the build that was chosen here.
 # The lock is complete, so pip resolves nothing; torchvision, torchaudio and torchcodec are left out on purpose.
+# Nothing is compiled ahead: most of what is installed is never imported, and what is compiles itself.
 $(STAMP): locks/$(ACCEL).txt pyproject.toml
 	@start=$$SECONDS; \
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	$(BIN)/python -m pip install -qq $(TORCH_OPTIONS) torch==2.13.0; \
-	$(BIN)/python -m pip install -qq --no-deps -r locks/$(ACCEL).txt; \
+	$(BIN)/python -m pip install -qq --no-compile $(TORCH_OPTIONS) torch==2.13.0; \
+	$(BIN)/python -m pip install -qq --no-compile --no-deps -r locks/$(ACCEL).txt; \
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .; \
 	touch $@; echo "setup: installed in $$((SECONDS - start)) s"
 

@@ -258,8 +258,8 @@ async def drive(
     # Events are of other users than those whose answers are compared, for events change answers.
     acting = sorted(set(everybody) - set(users))
     until = time.monotonic() + seconds
-    # As every load balancer must: idle connections are given up here before HAProxy closes them (5 s), or a request could meet the close.
-    limits = httpx.Limits(max_connections=READERS + WRITERS, max_keepalive_connections=READERS + WRITERS, keepalive_expiry=2.0)
+    # httpx gives idle connections up after 5 s, long before HAProxy closes them (90 s): no request meets that close.
+    limits = httpx.Limits(max_connections=READERS + WRITERS, max_keepalive_connections=READERS + WRITERS)
     async with httpx.AsyncClient(base_url=address, timeout=30, limits=limits) as client:
         readers = [paced(READS_PER_S / READERS, until, lambda: read(client, users, editions, tally)) for _ in range(READERS)]
         writers = [paced(WRITES_PER_S / WRITERS, until, lambda: write(client, acting, items, tally)) for _ in range(WRITERS)]

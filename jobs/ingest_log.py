@@ -5,10 +5,13 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
 
 Event holds every event that the service acknowledged, once; lines that cannot be read and repeats are in its Reject rows. The same events
 go to histories by the rules of ingest_day, which refuse what names an item that the catalogue does not have. Run it again at any time: what
-was appended before is not appended twice. `source.first` and `source.last` keep a daily run to the days that are new.
+was appended before is not appended twice. `source.first` and `source.last` keep a daily run to the days that are new; of a Redis stream
+`source.keep_days` lets the job drop what came in longer ago, once it stands in the tables.
 """
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +20,7 @@ from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import EVENT, HISTORY
 from intently.core.workspace import Artifact, Stage, Workspace
-from intently.data.event_log import EventLogConfig, EventStreamConfig
+from intently.data.event_log import EventLogConfig, EventStreamConfig, trim_event_stream
 from intently.data.histories import HistoryConfig, refuse_repeated
 from intently.data.raw import Source, validate
 from intently.data.sources import fingerprint, open_source
@@ -35,9 +38,12 @@ class IngestLogConfig(Config):
 
 def run(config: IngestLogConfig, workspace: Workspace) -> Artifact:
     """Write the events, then the day."""
+    began = datetime.now(UTC)
     rules = HistoryConfig.parse(workspace.artifact("history").manifest.config["histories"])
     events = _write_events(JOB.stage(workspace, "event", config), open_source(config.source), rules)
     append_day(JOB.stage(workspace, "history_day", config), lambda: open_source(config.source), config.resources, JOB.name)
+    if isinstance(config.source, EventStreamConfig) and (dropped := trim_event_stream(config.source, began)):
+        print(f"{JOB.name}: {dropped} older entries dropped from {config.source.stream}", flush=True)
     return events
 
 

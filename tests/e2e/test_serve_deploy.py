@@ -60,6 +60,16 @@ class Head:
         with (session / "start.log").open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True)
 
+    def wait(self) -> None:
+        """Return when it listens."""
+        for _ in range(600):
+            assert self.process.poll() is None
+            with suppress(httpx.TransportError):
+                if self.http.get(f"{self.address}/api/serve/applications/").is_success:
+                    return
+            time.sleep(0.2)
+        pytest.fail("the head does not answer")
+
     @contextmanager
     def run(self, config: dict[str, Any], file: Path) -> Iterator[None]:
         """`serve run` while the block runs, then Ctrl-C."""
@@ -76,20 +86,15 @@ class Head:
             process.kill()
 
     def deploy(self, config: dict[str, Any], file: Path) -> None:
-        """Hand a config over, once the head listens."""
+        """`serve deploy`."""
         file.write_text(yaml.safe_dump(config))
-        for _ in range(20):
-            assert self.process.poll() is None
-            command = [str(BIN / "serve"), "deploy", "-a", self.address, str(file)]
-            done = subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120)
-            if done.returncode == 0:
-                return
-        pytest.fail(done.stdout + done.stderr)
+        command = [str(BIN / "serve"), "deploy", "-a", self.address, str(file)]
+        done = subprocess.run(command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def applications(self) -> dict[str, Any]:
         """What Serve runs."""
-        reply = self.http.get(f"{self.address}/api/serve/applications/")
-        return reply.json()["applications"] if reply.is_success else {}
+        return self.http.get(f"{self.address}/api/serve/applications/").raise_for_status().json()["applications"]
 
     def status(self) -> dict[str, Any]:
         """What Serve says of the application, once it is neither deploying nor waiting."""
@@ -117,8 +122,11 @@ def head() -> Iterator[Head]:
     # Sockets of the session lie below this folder, and their paths may not exceed 107 characters.
     with tempfile.TemporaryDirectory(prefix="intently-", dir="/tmp", ignore_cleanup_errors=True) as session:
         running = Head(Path(session))
-        yield running
-        running.stop()
+        try:
+            running.wait()
+            yield running
+        finally:
+            running.stop()
 
 
 def _free_ports(number: int) -> list[int]:

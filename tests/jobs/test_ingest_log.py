@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import ingest_events
 import ingest_log
 import pytest
+import redis
+from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
 from intently.data.days import open_histories
 from intently.data.histories import DUPLICATE
 from intently.data.raw import UNREADABLE
+
+from benchmarks.redis_server import RedisServer
+from benchmarks.serving_world import free_port
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -74,6 +80,32 @@ def test_log_that_grew_is_appended_once(standing: Workspace, tmp_path: Path) -> 
     ingest(tmp_path, standing)
     assert ids_of(standing, user) == [*before, "n1", "n2"]
     assert standing.artifact("event").manifest.rows == 2
+
+
+def test_stream_keeps_only_its_last_days_once_all_of_it_stands_in_the_tables(standing: Workspace, tmp_path: Path) -> None:
+    user = standing.artifact("user").read()["user_id"][0].as_py()
+    item = standing.artifact("item").read()["item_id"][0].as_py()
+    before, now = ids_of(standing, user), int(time.time() * 1000)
+    server = RedisServer(tmp_path, free_port())
+    config = ingest_log.IngestLogConfig.parse({"source": {"kind": "event_stream", "url": server.url, "keep_days": 7}})
+    try:
+        with redis.Redis(port=server.port) as client:
+            for name, days in (("old", 8), ("late", 6)):
+                client.xadd("intently:events", {"event": event(name, user, item)}, id=f"{now - days * 86_400_000}-0")
+            ingest_log.JOB.execute(config, standing)
+            assert standing.artifact("event").read()["event_id"].to_pylist() == ["old", "late"]
+            assert [json.loads(fields[b"event"])["event_id"] for _, fields in client.xrange("intently:events")] == ["late"]
+            client.xadd("intently:events", {"event": event("new", user, item, timestamp="2026-02-02T08:00:00Z")})
+            ingest_log.JOB.execute(config, standing)
+    finally:
+        server.stop()
+    assert ids_of(standing, user) == [*before, "old", "late", "new"]
+
+
+def test_stream_that_would_drop_days_it_does_not_read_is_refused() -> None:
+    source = {"kind": "event_stream", "url": "redis://127.0.0.1", "keep_days": 7, "first": "2026-01-31"}
+    with pytest.raises(ConfigError, match="keep_days = 7 would drop days before first = 2026-01-31"):
+        ingest_log.IngestLogConfig.parse({"source": source})
 
 
 def test_log_without_a_line_gives_no_events(standing: Workspace, tmp_path: Path) -> None:

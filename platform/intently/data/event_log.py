@@ -17,7 +17,7 @@ from typing import Literal
 import polars as pl
 import pyarrow as pa
 import redis
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError, SourceError
@@ -52,6 +52,17 @@ class EventStreamConfig(Days):
     url: str = Field(description="redis://host:port/database, without a password")
     password_env: str = Field("", description="environment variable that holds the password; empty: none is needed")
     stream: str = Field("intently:events", description="key of the stream")
+    keep_days: float | None = operational(
+        None,
+        gt=0,
+        description="older entries are dropped once they stand in the tables; more than the service's sessions look back; None drops none",
+    )
+
+    @model_validator(mode="after")
+    def _drops_only_what_is_read(self) -> EventStreamConfig:
+        if self.keep_days is not None and self.first is not None:
+            raise ValueError(f"keep_days = {self.keep_days:g} would drop days before first = {self.first}, which are not read")
+        return self
 
 
 def log_files(config: EventLogConfig) -> list[Path]:
@@ -83,6 +94,24 @@ def stream_fingerprint(config: EventStreamConfig) -> str:
     except redis.RedisError as error:
         raise SourceError(f"redis {config.url}: {error}") from error
     return hashlib.sha256(json.dumps([config.stream, *held]).encode()).hexdigest()[:12]
+
+
+def trim_event_stream(config: EventStreamConfig, read: datetime) -> int:
+    """Drop what is older than `keep_days`, after a job that began to read at `read` has put it into tables; how many entries.
+
+    Raises:
+        SourceError: the server does not answer; nothing is lost, and the next run drops more.
+    """
+    if config.keep_days is None:
+        return 0
+    until = int((read - timedelta(days=config.keep_days)).timestamp() * 1000)
+    if config.last:
+        until = min(until, _milliseconds(config.last + timedelta(days=1)))
+    try:
+        with _connect(config) as client:
+            return client.xtrim(config.stream, minid=str(until), approximate=False)
+    except redis.RedisError as error:
+        raise SourceError(f"redis {config.url}: {error}") from error
 
 
 def _source(lines: Callable[[], Iterator[tuple[list[str], list[bytes]]]]) -> Source:
