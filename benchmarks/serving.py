@@ -135,10 +135,10 @@ def in_process(run: Callable[[str, int], None], root: str, port: int) -> Iterato
 
 
 @contextmanager
-def on_ray(root: str, port: int, replicas: int, settings: Sequence[str] = ()) -> Iterator[psutil.Process]:
+def on_ray(root: str, port: int, replicas: int, settings: Sequence[str] = (), flags: Sequence[str] = ()) -> Iterator[psutil.Process]:
     """The service as it is started by hand, on Ray's fast path."""
     command = [sys.executable, "-m", "serve.local", "--workspace", root, "--event-log", f"{root}/event_log", "--port", str(port)]
-    command += ["--replicas", str(replicas), *(part for setting in settings for part in ("--set", setting))]
+    command += ["--replicas", str(replicas), *(part for setting in settings for part in ("--set", setting)), *flags]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory() as folder:
         environment = os.environ | RAY | haproxy_of_its_own(folder)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -184,13 +184,13 @@ def wait_until_ready(port: int, is_alive: Callable[[], bool], timeout_s: float =
 
 def load_fully(stack: str, process: psutil.Process, port: int, paths: Sequence[str], seconds: float) -> Row:
     """Load a stack as fast as it answers."""
-    return _measure(stack, "full", process, lambda: _wrk(port, paths, CONNECTIONS, seconds, 0.0))
+    return _measure(stack, "full", process, lambda: wrk(port, paths, CONNECTIONS, seconds, 0.0))
 
 
 def load_half(full: Row, process: psutil.Process, port: int, paths: Sequence[str], seconds: float) -> Row:
     """Load a stack with half the rate of `full`, requests at random moments."""
     pause_ms = 1e3 * PACED_CONNECTIONS / (full.requests_per_s / 2) - full.p50_ms / CONNECTIONS
-    return _measure(full.stack, "half", process, lambda: _wrk(port, paths, PACED_CONNECTIONS, seconds, pause_ms))
+    return _measure(full.stack, "half", process, lambda: wrk(port, paths, PACED_CONNECTIONS, seconds, pause_ms))
 
 
 def _measure(stack: str, load: str, process: psutil.Process, run: Callable[[], dict[str, float]]) -> Row:
@@ -227,7 +227,8 @@ def _cpu_seconds(process: psutil.Process) -> dict[str, float]:
     return spent
 
 
-def _wrk(port: int, paths: Sequence[str], connections: int, seconds: float, pause_ms: float) -> dict[str, float]:
+def wrk(port: int, paths: Sequence[str], connections: int, seconds: float, pause_ms: float) -> dict[str, float]:
+    """One run of wrk: requests, seconds, errors, p50_ms, p95_ms, p99_ms."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f"pause_ms = {pause_ms}\npaths = {{" + ",".join(f'"{path}"' for path in paths) + "}\n" + LUA)
         script.flush()
@@ -335,7 +336,7 @@ def main() -> None:
         for stack, started in stacks.items():
             port = free_port()
             with started(port) as process:
-                _wrk(port, paths, CONNECTIONS, min(3.0, seconds), 0.0)
+                wrk(port, paths, CONNECTIONS, min(3.0, seconds), 0.0)
                 full = load_fully(stack, process, port, paths, seconds)
                 rows += [full, load_half(full, process, port, paths, seconds)]
                 if stack == "create_app, bare":

@@ -4,7 +4,7 @@
 
 Starts Ray if none runs, deploys one replica behind Ray's Python proxy on the loopback interface, prints where the page is, and takes
 everything down again at the end. The Python proxy answers a few hundred requests a second, is a child of Ray and dies with it; for HAProxy
-set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1. `--set` takes any setting of `ServeConfig`, as --set timeout_s=2.
+`eval "$(python -m serve.haproxy)"` first. `--set` takes any setting of `ServeConfig`, as --set timeout_s=2.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from intently.core.errors import ConfigError, IntentlyError
 from intently.runtime.session import ray_session
 from ray import serve as ray_serve
@@ -27,16 +28,20 @@ from serve.app import bind
 from serve.settings import ServeConfig
 
 HOST = "127.0.0.1"
+SHIPPED = Path(__file__).with_name("config.yaml")
 
 
-def application(workspace: str, event_log: str, overrides: Sequence[str] = (), replicas: int = 1) -> ray_serve.Application:
+def application(
+    workspace: str, event_log: str, overrides: Sequence[str] = (), replicas: int = 1, most_replicas: int | None = None
+) -> ray_serve.Application:
     """The application over these tables; paths become absolute, for replicas need not have this process's working folder.
 
     Args:
         workspace: folder or URI of the tables.
         event_log: folder of the event log.
         overrides: further settings, as `field.subfield=value`.
-        replicas: how many.
+        replicas: how many; with `most_replicas` the fewest.
+        most_replicas: up to how many under load, by the rules of config.yaml; None keeps to `replicas`.
     Raises:
         ConfigError: a setting is wrong.
         MissingArtifactError: a table is not in the workspace.
@@ -44,7 +49,12 @@ def application(workspace: str, event_log: str, overrides: Sequence[str] = (), r
     root = workspace if "://" in workspace else str(Path(workspace).absolute())
     folder = Path(event_log).absolute()
     config = ServeConfig.load(None, [f"workspace={json.dumps(root)}", f"events.folder={json.dumps(str(folder))}", *overrides])
-    return bind(config, {"num_replicas": replicas})
+    if most_replicas is None:
+        return bind(config, {"num_replicas": replicas})
+    (deployment,) = yaml.safe_load(SHIPPED.read_text())["applications"][0]["deployments"]
+    return bind(
+        config, {"autoscaling_config": deployment["autoscaling_config"] | {"min_replicas": replicas, "max_replicas": most_replicas}}
+    )
 
 
 def deploy(app: ray_serve.Application, port: int) -> str:
@@ -70,13 +80,14 @@ def main() -> None:
     parser.add_argument("--event-log", default="workspace/event_log", help="folder that events are appended to (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port on the loopback interface (default: %(default)s)")
     parser.add_argument("--replicas", type=int, default=1, help="how many replicas (default: %(default)s)")
+    parser.add_argument("--most-replicas", type=int, help="let load start more, up to so many")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="one more setting, a.b=c; repeatable")
     options = parser.parse_args()
     stop = threading.Event()
     # The controller kills a proxy that is not ready within 5 s, which a busy laptop does not manage; Ray has no parameter for it.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     try:
-        app = application(options.workspace, options.event_log, options.set, options.replicas)
+        app = application(options.workspace, options.event_log, options.set, options.replicas, options.most_replicas)
         with ray_session():
             address = deploy(app, options.port)
             for number in (signal.SIGINT, signal.SIGTERM):
