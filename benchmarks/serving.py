@@ -162,7 +162,8 @@ def haproxy_of_its_own(folder: str) -> dict[str, str]:
         "METRICS_SOCKET_PATH": "metrics.sock",
     }
     places = {f"RAY_SERVE_HAPROXY_{name}": f"{folder}/{file}" for name, file in files.items()}
-    ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port(first)) for name, first in (("METRICS", 19_000), ("STATS", 20_000))}
+    names = {"HAPROXY_METRICS": 19_000, "HAPROXY_STATS": 20_000, "FALLBACK_PROXY_HTTP": 22_000, "FALLBACK_PROXY_GRPC": 23_000}
+    ports = {f"RAY_SERVE_{name}_PORT": str(free_port(first)) for name, first in names.items()}
     return places | ports | {"RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder}
 
 

@@ -45,7 +45,7 @@ class Head:
     def __init__(self, session: Path) -> None:
         gcs, dashboard, *agents = _free_ports(5)
         self.address, self._gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}"
-        self.haproxy_config = session / "haproxy.cfg"
+        self.session = session
         token = secrets.token_hex(32)
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self._environment = os.environ | RAY | haproxy_of_its_own(str(session)) | {"RAY_AUTH_TOKEN": token, "PATH": path}
@@ -147,8 +147,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 def replica_ports(head: Head) -> list[int]:
     """Where HAProxy reaches the application's replicas."""
-    servers = re.findall(r"server SERVE_REPLICA\S+ 127\.0\.0\.1:(\d+) check", head.haproxy_config.read_text())
-    return [int(port) for port in servers]
+    (config,) = head.session.glob("*/haproxy.cfg")
+    return [int(port) for port in re.findall(r"server SERVE_REPLICA\S+ 127\.0\.0\.1:(\d+) check", config.read_text())]
 
 
 def test_run_of_the_local_config_serves_until_ctrl_c(head: Head, workspace: Workspace, tmp_path: Path) -> None:
