@@ -174,8 +174,12 @@ def address(line: Line) -> Iterator[str]:
     found = next((page for page in pages if page), None)
     assert found, "the service ended before it said where its page is"
     yield found[1]
+    family = psutil.Process(process.pid).children(recursive=True)
+    # A terminal sends Ctrl-C to the whole group.
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
+    process.wait(timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, "it leaves nothing behind"
 
 
 def test_make_demo_answers_the_readmes_requests(line: Line, address: str) -> None:
