@@ -29,9 +29,10 @@ demo: setup
 	echo "demo: pipeline ran in $$((SECONDS - start)) s"
 	@if [ "$(SERVE)" != 0 ]; then exec $(BIN)/python -m serve.local --workspace $(WORKSPACE) --port $(PORT); fi
 
-# Two files at a time: most tests keep one core busy. A file stays with one process, so that what its tests share is made once.
+# Two files at a time: most tests keep one core busy. A file stays with one process, so that what its tests share is made once; files are
+# taken in order, in which the longest come early.
 test: setup system check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .
