@@ -33,6 +33,7 @@ LINE = [job.name for job in run_pipeline.JOBS]
 JOBS = {path.stem: import_module(path.stem).JOB for path in sorted((ROOT / "jobs").glob("*.py"))}
 TINY: dict[str, list[str]] = {
     "ingest_events": ["source.num_users=24", "source.num_items=70", "source.events_per_user=100", "histories.num_buckets=2"],
+    "compress_histories": ["chunks.num_events=6"],
     "mine_user_interests": ["mining.max_chunks=1"],
     "predict_tags": ["tags.num_tags=6", "tags.min_tags=1"],
     "train_towers": ["training.learning.num_epochs=1"],
@@ -42,14 +43,14 @@ TINY: dict[str, list[str]] = {
     "train_student": ["training.num_steps=2", "training.copy_steps=1", "training.easy_steps=1", "training.decay_steps=1"],
     "mine_item_interests": ["mining.max_items=4"],
     "build_semantic_ids": ["quantiser.num_codes=8"],
-    "train_generator": ["generator.sft.num_epochs=1", "max_users=8", "beam.width=10"],
+    "train_generator": ["generator.sft.num_epochs=1", "max_users=8", "beam.width=10", "harness.launcher=local"],
+    "mine_interest_tree": ["tree.mining.sampling.num_samples=2"],
 }
 """Settings that make a job small; they do not change what it does."""
 # These train by the jobs of the line, which have gone through Ray Train by then.
 HERE = ["stages.train_towers.harness.launcher=local", "stages.train_towers.training.learning.num_epochs=1"]
-TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.25, 0.75]", *HERE]}
-for name in ("retrain_towers", "sweep_losses"):
-    TINY[name] += [f"stages.sweep_fusion.{setting}" for setting in TINY["sweep_fusion"]]
+HERE += ["stages.sweep_fusion.fusion.betas=[0.5]"]
+TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.5]", *HERE]}
 
 
 def beside() -> list[str]:
