@@ -44,13 +44,19 @@ TINY: dict[str, list[str]] = {
     "mine_item_interests": ["mining.max_items=4"],
     "build_semantic_ids": ["quantiser.num_codes=8"],
     "train_generator": ["generator.sft.num_epochs=1", "max_users=8", "beam.width=10", "harness.launcher=local"],
+    "train_policy": ["policy.grpo.num_rounds=1", "policy.grpo.rollouts_per_round=1", "policy.grpo.prompts=4"],
     "mine_interest_tree": ["tree.mining.sampling.num_samples=2"],
 }
 """Settings that make a job small; they do not change what it does."""
 # These train by the jobs of the line, which have gone through Ray Train by then.
 HERE = ["stages.train_towers.harness.launcher=local", "stages.train_towers.training.learning.num_epochs=1"]
+TINY["train_policy"] += ["policy.validation.max_users=8", "harness.launcher=local"]
 HERE += ["stages.sweep_fusion.fusion.betas=[0.5]"]
 TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.5]", *HERE]}
+
+
+NAMED = {"train_policy": {"generator"}}
+"""Artifacts that a job reads because a setting names their version."""
 
 
 def beside() -> list[str]:
@@ -59,7 +65,7 @@ def beside() -> list[str]:
     waiting = {name: job for name, job in JOBS.items() if name not in {*LINE, run_pipeline.JOB.name}}
     order: list[str] = []
     while waiting:
-        ready = [name for name, job in waiting.items() if standing.issuperset(job.reads)]
+        ready = [name for name, job in waiting.items() if standing.issuperset({*job.reads, *NAMED.get(name, set())})]
         assert ready, f"no job writes what these read: {sorted(waiting)}"
         standing |= {artifact for name in ready for artifact in waiting.pop(name).writes}
         order += ready
@@ -168,6 +174,8 @@ def inputs(name: str, workspace: Workspace, folder: Path, redis_url: str) -> lis
             event = {"event_id": "served-1", "user_id": user, "item_id": item, "behaviour": "cart", "timestamp": "2026-01-01T00:00:00Z"}
             (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
             return [f"source.folder={folder}"]
+        case "train_policy":
+            return [f"start={workspace.artifact('generator').version}"]
         case "publish_explanations":
             return [f"redis_url={redis_url}"]
         case _:
