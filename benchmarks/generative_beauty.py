@@ -1,14 +1,17 @@
 """Generative retrieval against popularity, ItemKNN and SASRec on Amazon Beauty, and all of it fused.
 
     PYTHONPATH=platform python benchmarks/generative_beauty.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
-        [--models tiger,ours] [--seeds 0,1,2] [--epochs 30] [--users 5000] [--tokenizers]
+        [--models popularity,item_knn,sasrec,tiger,ours] [--seeds 0,1,2] [--epochs 12] [--tokenizers]
 
 Leave-last-out (the last item of each person is the test, the one before it validation, training sees neither); all 12,101 items are
 ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 20 and 50.
-On test every model may read the validation item as history. Epochs and sizes are those of the flags and of DECODER; the weight and the kind
-of fusion are chosen on validation, and nothing is chosen on test. `tiger` is a decoder on RQ-VAE codes of an item's own text with a counter
-as the last code; `ours` has residual k-means codes of text, keywords that a language model wrote for the item (they come with the data) and
-collaborative vectors (of train alone), the last code spread over colliding items. Both have the same decoder, examples and epochs.
+On test every model may read the validation item as history. Sizes and epochs are those of the recipes below; the weights and the kind of
+fusion are swept by Ray Tune on validation with the first seed's models, and nothing is chosen on test. `tiger` is a decoder on RQ-VAE
+codes of an item's own text with a counter as the last code; `ours` has residual k-means codes of text, keywords that a language model
+wrote for the item (they come with the data) and collaborative vectors (of train alone), the last code spread over colliding items. Both
+have the same decoder, examples and epochs. The fusion takes the generator's widest beam and the best 200 of SASRec and ItemKNN.
+
+--tokenizers trains a decoder for few epochs on each of seven tokenizers instead and tests it on the first people.
 
 A run that was killed goes on: every finished model and seed is kept under --workspace, and training itself resumes. --quick takes the
 simulator instead of Beauty, fewer people and epochs: the same comparison in a minute, its figures mean nothing.
@@ -17,6 +20,7 @@ simulator instead of Beauty, fewer people and epochs: the same comparison in a m
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -26,48 +30,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from intently.core.config import Config, Resources
-from intently.core.schema import EMBEDDING, HISTORY, ITEM, SEMANTIC_ID, USER, Table
-from intently.core.workspace import Workspace, open_stage
-from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
-from intently.data.shared_parquet import SharedParquetConfig
-from intently.data.sources import SimulatorSource, open_source
-from intently.data.splits import SplitConfig, split_histories
+from generative_world import BASELINES, Case, fit_baseline, item_vectors, list_best, prepare, ranks_of
+from intently.core.config import Resources
+from intently.core.schema import SEMANTIC_ID
+from intently.core.workspace import open_stage
 from intently.generative.beam import BeamConfig
-from intently.generative.evaluate import ranks_of_found, read_targets
-from intently.generative.fusion import fuse
+from intently.generative.evaluate import ranks_of_found
+from intently.generative.fusion import METHODS, Pool, fuse, measure_weights, pool, ranks_in_pool
 from intently.generative.generator import TrainedGenerator, put_generator
-from intently.generative.inputs import InputConfig, item_inputs
 from intently.generative.quality import collisions
 from intently.generative.quantiser import QuantiserConfig, fit_quantiser
 from intently.generative.semantic_ids import assign_semantic_ids
-from intently.generative.sequences import SequenceConfig, Sequences, append_sequences, read_sequences
 from intently.generative.training import GeneratorConfig, read_generator_data, train_generator
 from intently.generative.trie import code_matrix
-from intently.llm.embedding import ItemTextConfig, embedding_rows, item_texts
-from intently.llm.encoder import EncoderConfig, TextEncoder
-from intently.metrics.ranking import hit_rate, ndcg, ranks_of_targets
-from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularity
-from intently.retrieval.evaluate import Scorer
-from intently.retrieval.interactions import BehaviourConfig, Interactions, append_interactions, read_interactions
-from intently.retrieval.sasrec import SASRec, SASRecConfig, train_sasrec
+from intently.metrics.ranking import hit_rate, ndcg
+from intently.retrieval.sasrec import SASRecConfig
+from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
-from safetensors.torch import load_file, save_file
-from scipy import sparse
-from scipy.sparse.linalg import svds
+from intently.runtime.tune import SweepConfig, sweep
 
-GENERATORS = ("tiger", "ours")
 CUTOFFS = (5, 10)
 WIDTHS = (20, 50)
-WEIGHTS = tuple(step / 20 for step in range(21))
-SIZES = {"hidden": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_size": 32, "feed_forward": 256}
-DECODER = SIZES | {"attention_dropout": 0.1, "text_tokens": 256}
-TIGER = QuantiserConfig(kind="rq_vae", num_levels=4, last_level="counter")
-OURS = QuantiserConfig(kind="rq_kmeans", num_levels=4)
 PUBLISHED = {
     "TIGER (its paper)": 0.0648, "TIGER": 0.0763, "LC-Rec": 0.0821, "HSTU": 0.0867, "MiniOneRec": 0.0945, "OpenOneRec": 0.0924,
     "eSASRec, filtered": 0.0928, "DeepInterestGR": 0.1032,
@@ -75,125 +61,64 @@ PUBLISHED = {
 """HR@10 on Beauty as others print it."""
 
 
-class Made(Config):
-    """Settings of stages that the benchmark makes itself."""
+@dataclass(frozen=True)
+class Recipe:
+    """A generator: what its codes are made from and how."""
 
-    made: str
+    source: str
+    quantiser: QuantiserConfig
+    collaborative: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much is trained and measured."""
 
-    decoder: dict[str, Any]
-    epochs: int
+    generator: dict[str, Any]
+    num_codes: int
     sasrec: SASRecConfig
-    tiger: QuantiserConfig
-    ours: QuantiserConfig
-    most_users: int
     tuned_users: int
+    tokenizer_epochs: int
+    tokenizer_users: int
+    weights: int
+
+    def recipe(self, name: str) -> Recipe:
+        """`tiger`, `ours`, or `<tokenizer>/<input>` of the tokenizer comparison."""
+        short = {"tiger": "rq_vae_counter/text", "ours": "rq_kmeans_balanced/joined"}
+        tokenizer, source = short.get(name, name).split("/")
+        kind, last = tokenizer.rsplit("_", 1)
+        quantiser = QuantiserConfig.parse({"kind": kind, "last_level": last, "num_levels": 3, "num_codes": self.num_codes})
+        return Recipe(source, quantiser, COLLABORATIVE if source == "joined" else 0.0)
 
 
-FULL = Scale(DECODER, 30, SASRecConfig(), TIGER, OURS, 10**9, 5000)
-QUICK = Scale(
-    DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64},
-    2,
-    SASRecConfig(num_epochs=2),
-    TIGER.model_copy(update={"num_codes": 32, "num_levels": 3, "autoencoder": TIGER.autoencoder.model_copy(update={"num_epochs": 20})}),
-    OURS.model_copy(update={"num_codes": 32, "num_levels": 3}),
-    200,
-    200,
-)
+COLLABORATIVE = 0.5
+COMPARED = ("rq_vae_counter", "rq_kmeans_counter", "rq_kmeans_balanced")
+TOKENIZERS = (*(f"{tokenizer}/{source}" for source in ("text", "keywords") for tokenizer in COMPARED), "rq_kmeans_balanced/joined")
+DECODER = {"hidden": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_size": 32, "feed_forward": 256, "text_tokens": 256}
+GENERATOR = {
+    "decoder": DECODER,
+    "mixture": {"item_dropout": 0.1},
+    "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
+}
+FULL = Scale(GENERATOR, 256, SASRecConfig(), 5000, 4, 5000, 5)
+TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
+QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 2)
 
-
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table, made: str = "") -> str:
-    """Write a whole artifact; its version."""
-    stage = open_stage(workspace, name, table, {}, Made(made=made or name))
-    stage.write("part-00000", rows)
-    return stage.finish().version
-
-
-def prepare(data: Path | None, folder: Path) -> Workspace:
-    """Items, histories and texts as vectors; what stands stays. Without data the simulator's."""
-    workspace = Workspace.open(folder)
-    if workspace.latest_version("keyword_embedding"):
-        return workspace
-    simulator = SimulatorSource.parse({"num_users": 300, "num_items": 300, "events_per_user": 150, "pictures": False})
-    log, config = open_source(SharedParquetConfig(path=str(data)) if data else simulator), HistoryConfig(num_buckets=1)
-    history, user = (open_stage(workspace, table.name, table, {}, Made(made="log")) for table in (HISTORY, USER))
-    spill = Spill.of(history, 1)
-    spill_source(log, spill, config)
-    HistoryBuilder(history, user, spill)(config.parts[0])
-    spill.remove()
-    split = split_histories(history.finish().read(), SplitConfig())
-    put(workspace, "item", ITEM, log.items)
-    for name in ("train", "validation", "test"):
-        put(workspace, f"history_{name}", HISTORY, getattr(split, name))
-    encoder, ids = TextEncoder(EncoderConfig(max_tokens=64)), log.items["item_id"]
-    texts = {"item": item_texts(log.items, ItemTextConfig()).to_pylist(), "keyword": keywords(data, log.items)}
-    for kind, said in texts.items():
-        put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows("item", ids, encoder.encode(said), encoder.name))
-    return workspace
-
-
-def keywords(data: Path | None, items: pa.Table) -> list[str]:
-    """What a language model said of each item; of the simulator's its attributes."""
-    if data is None:
-        return ["; ".join(row) for row in items["attributes"].to_pylist()]
-    rows = pq.read_table(data / "items.parquet", columns=["item_id", "term_ids"]).to_pylist()
-    said = {str(row["item_id"]): "; ".join(row["term_ids"] or []) for row in rows}
-    return [said[item] for item in items["item_id"].to_pylist()]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Everything that models are fitted on and measured by.
-
-    Attributes:
-        past: what train knows, for baselines; sequences: for generators; later, later_sequences: with the validation item behind it.
-        users, targets: split → user rows and item rows.
-    """
-
-    workspace: Workspace
-    scale: Scale
-    item_ids: pa.Array
-    past: Interactions
-    later: Interactions
-    sequences: dict[str, Sequences]
-    users: dict[str, np.ndarray]
-    targets: dict[str, np.ndarray]
-
-    @classmethod
-    def read(cls, workspace: Workspace, scale: Scale) -> Case:
-        """The tables as arrays; validation is cut to the users that weights are tuned on."""
-        item_ids = workspace.artifact("item").read(columns=["item_id"])["item_id"].combine_chunks()
-        config, behaviours = SequenceConfig(), BehaviourConfig()
-        history = {split: workspace.artifact(f"history_{split}").read() for split in ("train", "validation", "test")}
-        read = {split: read_sequences(rows, item_ids, config) for split, rows in history.items()}
-        past = read_interactions(history["train"], item_ids, behaviours.history)
-        later = append_interactions(past, read_interactions(history["validation"], item_ids, behaviours.history))
-        sequences = {"validation": read["train"], "test": append_sequences(read["train"], read["validation"])}
-        users, targets = {}, {}
-        for split, most in (("validation", scale.tuned_users), ("test", scale.most_users)):
-            users[split], targets[split] = (part[:most] for part in read_targets(sequences[split], read[split]))
-        return cls(workspace, scale, item_ids, past, later, sequences, users, targets)
-
-    def histories(self, split: str) -> list[np.ndarray]:
-        """What the users of a split have taken, in order."""
-        return [self.sequences[split].of(user) for user in self.users[split]]
+Place = tuple[str, int, bool]
+"""Split, width of the beam, filter-seen."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a generator found, by (split, width, filter_seen): [N, width] items and scores."""
+    """What a generator found, by place: [N, width] items and scores."""
 
-    items: dict[tuple[str, int, bool], np.ndarray]
-    scores: dict[tuple[str, int, bool], np.ndarray]
+    items: dict[Place, np.ndarray]
+    scores: dict[Place, np.ndarray]
 
     @classmethod
     def load(cls, path: Path) -> Answers:
         """Read what `save` wrote."""
-        found: dict[str, dict[tuple[str, int, bool], np.ndarray]] = {"items": {}, "scores": {}}
+        found: dict[str, dict[Place, np.ndarray]] = {"items": {}, "scores": {}}
         with np.load(path) as stored:
             for name in stored.files:
                 kind, split, width, seen = name.split("/")
@@ -215,219 +140,170 @@ class Answers:
         unfinished.replace(path)
 
 
-def semantic_ids(case: Case, model: str) -> str:
-    """Version of the semantic IDs of a generator; made where they do not stand."""
-    workspace, scale = case.workspace, case.scale
-    config = scale.tiger if model == "tiger" else scale.ours
-    stage = open_stage(workspace, "semantic_id", SEMANTIC_ID, {"model": model}, config)
-    if stage.finished:
-        return stage.version
-    vectors = item_vectors(case, "text" if model == "tiger" else "joined")
-    quantiser = fit_quantiser(vectors, config)
-    made = assign_semantic_ids(case.item_ids, vectors, quantiser)
-    stage.write("part-00000", made.table)
-    print(f"{model}: {', '.join(f'{name} {value:.3f}' for name, value in made.report.items())}", flush=True)
-    return stage.finish(metrics=made.report).version
+@dataclass(frozen=True)
+class Bench:
+    """A run: the case, how much of it, and where what is finished is kept."""
 
+    case: Case
+    scale: Scale
+    folder: Path
 
-def item_vectors(case: Case, source: str) -> np.ndarray:
-    """[I, D] what is quantised: an item's own text, the keywords that a language model wrote, or both and collaborative vectors."""
-    encoded = {
-        name: item_inputs(case.item_ids, case.workspace.artifact(f"{kind}_embedding").read(), None, None, InputConfig(), None)
-        for name, kind in (("text", "item"), ("keywords", "keyword"))
-    }
-    return encoded[source] if source in encoded else np.concatenate([*encoded.values(), collaborative_vectors(case)], axis=1)
+    def semantic_ids(self, name: str) -> tuple[str, dict[str, float]]:
+        """Version of the semantic IDs of a recipe, and their report; made where they do not stand."""
+        recipe = self.scale.recipe(name)
+        tables = {"source": recipe.source, "collaborative": str(recipe.collaborative)}
+        stage = open_stage(self.case.workspace, "semantic_id", SEMANTIC_ID, tables, recipe.quantiser)
+        if not stage.finished:
+            vectors = item_vectors(self.case, recipe.source, recipe.collaborative)
+            made = assign_semantic_ids(self.case.item_ids, vectors, fit_quantiser(vectors, recipe.quantiser))
+            stage.write("part-00000", made.table)
+            stage.finish(metrics=made.report)
+        return stage.version, self.case.workspace.artifact("semantic_id", stage.version).manifest.metrics
 
+    def generator(self, name: str, seed: int, epochs: int) -> tuple[str, dict[str, float]]:
+        """Version of a trained generator, seconds and parameters; trained, or trained on, where it does not stand."""
+        workspace = self.case.workspace
+        versions = {"semantic_id": self.semantic_ids(name)[0]} | {n: workspace.artifact(n).version for n in ("item", "history_train")}
+        settings = self.scale.generator
+        config = GeneratorConfig.parse(settings | {"sft": settings["sft"] | {"seed": seed, "num_epochs": epochs}})
+        stage = open_stage(workspace, "generator", None, versions, config)
+        if not stage.finished:
+            one = DeepSpeedConfig(zero_stage=0)  # a worker alone has nobody to share state with
+            harness = TrainConfig(deepspeed=one, launcher="local", resources=Resources(num_workers=1, cpus=1), checkpoint_every=1)
+            arguments = {"workspace": workspace, "versions": versions, "config": config}
+            with train(train_generator, arguments, harness, workspace, f"generator/{stage.version}/training") as result:
+                put_generator(stage, result.folder / MODEL, read_generator_data(workspace, versions, config).trie, config)
+                stage.finish(metrics={"seconds": sum(epoch["seconds"] for epoch in result.history)})
+        return stage.version, dict(workspace.artifact("generator", stage.version).manifest.metrics)
 
-def compare_tokenizers(case: Case, peers: Path) -> list[dict[str, Any]]:
-    """Codebook use, collisions and meaning of every tokenizer on every input, and the collisions of tables that peers published."""
-    rows = []
-    for source in ("text", "keywords", "joined"):
-        vectors = item_vectors(case, source)
-        for name, config in (("rq_vae", case.scale.tiger.model_copy(update={"last_level": "balanced"})), ("rq_kmeans", case.scale.ours)):
-            begin, quantiser = time.monotonic(), fit_quantiser(vectors, config)
-            report = dict(assign_semantic_ids(case.item_ids, vectors, quantiser).report)
-            rows.append({"tokenizer": name, "input": source, **report, "seconds": time.monotonic() - begin})
-            show(rows[-1:])
-    if peers.is_file():
-        table = pq.read_table(peers)
-        for name in sorted(set(table["tokenizer"].to_pylist())):
-            codes = code_matrix(table.filter(pc.equal(table["tokenizer"], name))["codes"])
-            rows.append({"tokenizer": name, "input": "as published", "collisions_after": collisions(codes)})
-            show(rows[-1:])
-    return rows
-
-
-def collaborative_vectors(case: Case, width: int = 64) -> np.ndarray:
-    """[I, width] of length 1: singular vectors of who took what in train, both sides scaled by the root of their counts."""
-    past, num_items = case.past, len(case.item_ids)
-    taken = sparse.csr_array((np.ones(len(past.items)), (past.users, past.items)), shape=(past.num_users, num_items))
-    left, right = (1 / np.sqrt(np.maximum(taken.sum(axis=axis), 1)) for axis in (1, 0))
-    _, values, vectors = svds(sparse.diags_array(left) @ taken @ sparse.diags_array(right), k=min(width, num_items - 2), rng=0)
-    items = (vectors * values[:, None]).T
-    return (items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-
-
-def run_generator(case: Case, model: str, seed: int, epochs: int) -> tuple[Answers, dict[str, float]]:
-    """Train (or go on), search for everybody; what was found, seconds and parameters."""
-    workspace = case.workspace
-    versions = {"semantic_id": semantic_ids(case, model)} | {n: workspace.artifact(n).version for n in ("item", "history_train")}
-    sft = {"num_epochs": epochs, "batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.05, "seed": seed}
-    config = GeneratorConfig.parse({"decoder": case.scale.decoder, "mixture": {"item_dropout": 0.1}, "sft": sft})
-    stage = open_stage(workspace, "generator", None, versions, config)
-    harness = TrainConfig(launcher="local", resources=Resources(num_workers=1, cpus=1), checkpoint_every=1)
-    arguments = {"workspace": workspace, "versions": versions, "config": config}
-    with train(train_generator, arguments, harness, workspace, f"generator/{stage.version}/training") as result:
-        put_generator(stage, result.folder / MODEL, read_generator_data(workspace, versions, config).trie, config)
-        seconds = sum(epoch["seconds"] for epoch in result.history)
-    chosen = {"generator": stage.finish().version}
-    found = Answers({}, {})
-    begin, asked = time.monotonic(), 0
-    for width in WIDTHS:
-        generator = TrainedGenerator.load(workspace, BeamConfig(width=width), versions=chosen)
-        for split in ("validation", "test"):
-            if split == "validation" and width != max(WIDTHS):
-                continue  # the fusion is tuned on the widest alone
-            histories = case.histories(split)
+    def answer(self, name: str, seed: int, epochs: int) -> dict[str, float]:
+        """Search for everybody on validation (widest beam) and test; what was found is kept, what it cost returned."""
+        version, cost = self.generator(name, seed, epochs)
+        found, begin, asked = Answers({}, {}), time.monotonic(), 0
+        for place in [("validation", max(WIDTHS)), *(("test", width) for width in WIDTHS)]:
+            generator = TrainedGenerator.load(self.case.workspace, BeamConfig(width=place[1]), versions={"generator": version})
+            histories = self.case.histories(place[0])
             for seen in (False, True):
-                place = (split, width, seen)
-                found.items[place], found.scores[place] = generator.rank(histories, width, histories if seen else None)
+                items, scores = generator.rank(histories, place[1], histories if seen else None)
+                found.items[*place, seen], found.scores[*place, seen] = items, scores
                 asked += len(histories)
-                print(f"{model} seed {seed}: {split}, beam {width}, filter-seen {seen}, {time.monotonic() - begin:.0f} s", flush=True)
-    size = sum(parameter.numel() for parameter in generator.beam.model.parameters())
-    return found, {"seconds": seconds, "parameters": size, "queries_per_second": asked / (time.monotonic() - begin)}
+                print(f"{name} seed {seed}: {place[0]}, beam {place[1]}, filter-seen {seen}, {time.monotonic() - begin:.0f} s", flush=True)
+        size = sum(parameter.numel() for parameter in generator.beam.model.parameters())
+        found.save(self.folder / f"{name}-{seed}-{epochs}.npz")
+        return cost | {"parameters": size, "queries_per_second": asked / (time.monotonic() - begin)}
+
+    def measure(self, name: str, seed: int, epochs: int) -> list[dict[str, Any]]:
+        """Test figures of one model."""
+        common, targets = {"model": name, "seed": seed}, self.case.targets["test"]
+        if name in BASELINES:
+            begin = time.monotonic()
+            scorers, size = fit_baseline(self.case, name, self.sasrec(seed), self.folder)
+            cost = {"seconds": time.monotonic() - begin, "parameters": size}
+            ranks = {seen: ranks_of(self.case, scorers["test"], "test", seen) for seen in (False, True)}
+            return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
+        cost = self.answer(name, seed, epochs)
+        found = Answers.load(self.folder / f"{name}-{seed}-{epochs}.npz").items
+        return [
+            {**common, "beam": width, "filter_seen": seen, **accuracy(ranks_of_found(found["test", width, seen], targets)), **cost}
+            for width, seen in itertools.product(WIDTHS, (False, True))
+        ]
+
+    def sasrec(self, seed: int) -> SASRecConfig:
+        """Settings of SASRec with a seed."""
+        return self.scale.sasrec.model_copy(update={"seed": seed})
+
+    def pools(self, split: str, generator: str, seed: int, epochs: int) -> dict[str, tuple[Pool, np.ndarray]]:
+        """The three lists of a split's users and their targets: `all`, and `filtered` without what they have."""
+        found = Answers.load(self.folder / f"{generator}-{seed}-{epochs}.npz")
+        scorers = {model: fit_baseline(self.case, model, self.sasrec(seed), self.folder)[0][split] for model in ("sasrec", "item_knn")}
+        made = {}
+        for name, seen in (("all", False), ("filtered", True)):
+            place = (split, max(WIDTHS), seen)
+            generated = (found.items[place], np.exp(found.scores[place]))
+            lists = [generated, *(list_best(self.case, model, scorer, split, seen) for model, scorer in scorers.items())]
+            made[name] = (pool(lists), self.case.targets[split])
+        return made
+
+    def choose(self, generator: str, seed: int, epochs: int, with_knn: bool) -> dict[str, dict[str, Any]]:
+        """The sweep on validation: name of a filter → the point of the best HR@10."""
+        steps, label = self.scale.weights, f"{generator}-{seed}-{epochs}-{'knn' if with_knn else 'sasrec'}"
+        shares = [(g, s, steps - g - s) for g in range(steps + 1) for s in range(steps + 1 - g) if with_knn or g + s == steps]
+        points = [
+            {"method": float(method)} | {f"weight_{place}": share / steps for place, share in enumerate(parts)}
+            for method in range(len(METHODS))
+            for parts in shares
+        ]
+        data = self.pools("validation", generator, seed, epochs)
+        results = sweep(measure_weights, points, data, SweepConfig(), self.case.workspace, f"fusion/{label}")
+        best = {name: int(np.argmax([result[f"hr10_{name}"] for result in results])) for name in data}
+        return {name: points[place] | {"validation_hr10": results[place][f"hr10_{name}"]} for name, place in best.items()}
+
+    def measure_fusion(self, generator: str, seed: int, epochs: int, chosen: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Test figures of a fusion whose weights are chosen."""
+        rows = []
+        for name, (candidates, targets) in self.pools("test", generator, seed, epochs).items():
+            point = chosen[name]
+            method, weights = METHODS[int(point["method"])], [point[f"weight_{place}"] for place in range(3)]
+            ranks = ranks_in_pool(candidates, fuse(candidates, weights, method), targets)
+            told = {"method": method, "weights": weights, "validation_hr10": point["validation_hr10"]}
+            common = {"seed": seed, "beam": max(WIDTHS), "filter_seen": name == "filtered"}
+            rows.append(common | accuracy(ranks) | told)
+        return rows
+
+    def run(self, models: Sequence[str], seeds: Sequence[int], epochs: int) -> list[dict[str, Any]]:
+        """Rows of every model and seed; those that stand in the folder are read."""
+        rows: list[dict[str, Any]] = []
+        for seed, model in itertools.product(seeds, models):
+            if model in ("popularity", "item_knn") and seed != seeds[0]:
+                continue
+            label = f"{model}-{seed}" if model in BASELINES else f"{model}-{seed}-{epochs}"
+            rows += self._kept(label, lambda m=model, s=seed: self.measure(m, s, epochs))
+        if {"sasrec", "ours"} <= set(models):
+            for name, with_knn in (("ours+sasrec", False), ("ours+sasrec+item_knn", True)):
+                (chosen,) = self._kept(f"{name}-{epochs}-chosen", lambda k=with_knn: [self.choose("ours", seeds[0], epochs, k)])
+                for seed in seeds:
+                    work = lambda n=name, s=seed, c=chosen: [{"model": n} | row for row in self.measure_fusion("ours", s, epochs, c)]  # noqa: E731
+                    rows += self._kept(f"{name}-{seed}-{epochs}", work)
+        return rows
+
+    def compare_tokenizers(self, peers: Path) -> list[dict[str, Any]]:
+        """Codebook use, collisions, meaning and HR@10 of every tokenizer, and the collisions of tables that peers published."""
+        rows, epochs = [], self.scale.tokenizer_epochs
+        for name in TOKENIZERS:
+            rows += self._kept(f"tokenizer-{name.replace('/', '-')}-{epochs}", lambda n=name: [self.measure_tokenizer(n, epochs)])
+        if peers.is_file():
+            table = pq.read_table(peers)
+            for name in sorted(set(table["tokenizer"].to_pylist())):
+                codes = code_matrix(table.filter(pc.equal(table["tokenizer"], name))["codes"])
+                rows.append({"tokenizer": name, "input": "as published", "collisions_after": collisions(codes)})
+                show(rows[-1:])
+        return rows
+
+    def measure_tokenizer(self, name: str, epochs: int) -> dict[str, Any]:
+        """One row: the report, and HR@10 of a briefly trained decoder on the first test users, beam 20."""
+        tokenizer, source = name.split("/")
+        _, report = self.semantic_ids(name)
+        version, cost = self.generator(name, 0, epochs)
+        generator, most = TrainedGenerator.load(self.case.workspace, versions={"generator": version}), self.scale.tokenizer_users
+        histories, found = self.case.histories("test", most), {}
+        for suffix, seen in (("", None), ("_filtered", histories)):
+            items, _ = generator.rank(histories, 20, seen)
+            found[f"hr10{suffix}"] = hit_rate(ranks_of_found(items, self.case.targets["test"][:most]), 10)
+        return {"tokenizer": tokenizer, "input": source, **report, **found, "users": len(histories), "epochs": epochs, **cost}
+
+    def _kept(self, label: str, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Rows that stand in a file, else those that work makes, which stand there from now on."""
+        path = self.folder / f"{label}.json"
+        if not path.exists():
+            made = work()
+            show(made)
+            path.write_text(json.dumps(made))
+        return json.loads(path.read_text())
 
 
 def accuracy(ranks: np.ndarray) -> dict[str, float]:
     """HR and NDCG at the cutoffs."""
     return {f"{name}{k}": measure(ranks, k) for name, measure in (("hr", hit_rate), ("ndcg", ndcg)) for k in CUTOFFS}
-
-
-def dense_scores(case: Case, scorer: Scorer, split: str, filter_seen: bool, start: int, stop: int) -> np.ndarray:
-    """[n, I] scores for some users of a split, −inf for what they have taken where it is filtered."""
-    users = case.users[split][start:stop]
-    scores = np.array(scorer(users), np.float32)
-    if filter_seen:
-        for row, user in enumerate(users):
-            scores[row, case.sequences[split].of(user)] = -np.inf
-    return scores
-
-
-def dense_ranks(case: Case, scorer: Scorer, split: str, filter_seen: bool) -> np.ndarray:
-    """[N] ranks of the targets among all items."""
-    blocks = [
-        ranks_of_targets(dense_scores(case, scorer, split, filter_seen, start, start + 512), case.targets[split][start : start + 512])
-        for start in range(0, len(case.users[split]), 512)
-    ]
-    return np.concatenate(blocks)
-
-
-def fused_ranks(case: Case, scorer: Scorer, found: Answers, split: str, filter_seen: bool, settings: list[tuple[str, float]]) -> np.ndarray:
-    """[settings, N] ranks of the targets in the fusion of a dense model and the widest beam's list."""
-    place, blocks, targets = (split, max(WIDTHS), filter_seen), [], case.targets[split]
-    for start in range(0, len(case.users[split]), 256):
-        dense = dense_scores(case, scorer, split, filter_seen, start, start + 256)
-        rows = slice(start, start + 256)
-        blocks.append(
-            [
-                ranks_of_targets(fuse(found.items[place][rows], found.scores[place][rows], dense, weight, method), targets[rows])
-                for method, weight in settings
-            ]
-        )
-    return np.concatenate(blocks, axis=1)
-
-
-def fit_dense(case: Case, model: str, seed: int, folder: Path) -> tuple[dict[str, Scorer], dict[str, float]]:
-    """A baseline: split → its scorer, and what it cost; SASRec's weights are kept."""
-    behaviours, num_items, begin = BehaviourConfig(), len(case.item_ids), time.monotonic()
-    match model:
-        case "popularity":
-            scorer = score_by_popularity(popularity(case.past, num_items, behaviours))
-            scorers, size = {"validation": scorer, "test": scorer}, 0
-        case "item_knn":
-            model_knn = ItemKNN(case.past, num_items, behaviours)
-            scorers, size = {"validation": model_knn.scorer(case.past), "test": model_knn.scorer(case.later)}, 0
-        case "sasrec":
-            config = case.scale.sasrec.model_copy(update={"seed": seed})
-
-            def validate(scorer: Scorer) -> float:
-                return accuracy(dense_ranks(case, scorer, "validation", True))["ndcg10"]
-
-            path = folder / f"sasrec-{seed}.safetensors"
-            if not path.exists():
-                save_file(train_sasrec(case.past, num_items, behaviours, config, validate).state_dict(), path)
-            trained = SASRec(num_items, config)
-            trained.load_state_dict(load_file(path))
-            scorers = {
-                split: trained.scorer(past, behaviours, behaviours.taken)
-                for split, past in (("validation", case.past), ("test", case.later))
-            }
-            size = sum(parameter.numel() for parameter in trained.parameters())
-        case _:
-            raise ValueError(f"model {model!r}: one of popularity, item_knn, sasrec, tiger, ours")
-    return scorers, {"seconds": time.monotonic() - begin, "parameters": size}
-
-
-def measure(case: Case, models: Sequence[str], seeds: Sequence[int], epochs: int, folder: Path) -> list[dict[str, Any]]:
-    """Rows of every model and seed; those that stand in the folder are read."""
-    rows: list[dict[str, Any]] = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        for model in models:
-            if model in ("popularity", "item_knn") and seed != seeds[0]:
-                continue
-            rows += _kept(folder / f"{model}-{seed}-{epochs}.json", lambda m=model, s=seed: measure_model(case, m, s, epochs, folder))
-        for model in models if "sasrec" in models else ():
-            if model in GENERATORS:
-                rows += _kept(
-                    folder / f"{model}+sasrec-{seed}-{epochs}.json", lambda m=model, s=seed: measure_fusion(case, m, s, epochs, folder)
-                )
-    return rows
-
-
-def _kept(path: Path, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows that stand in a file, else those that work makes, which stand there from now on."""
-    if not path.exists():
-        made = work()
-        show(made)
-        path.write_text(json.dumps(made))
-    return json.loads(path.read_text())
-
-
-def measure_model(case: Case, model: str, seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
-    """Test figures of one model."""
-    common = {"model": model, "seed": seed}
-    if model not in GENERATORS:
-        scorers, cost = fit_dense(case, model, seed, folder)
-        ranks = {seen: dense_ranks(case, scorers["test"], "test", seen) for seen in (False, True)}
-        return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
-    answers, cost = run_generator(case, model, seed, epochs)
-    answers.save(folder / f"{model}-{seed}-{epochs}.npz")
-    return [
-        {
-            **common,
-            "beam": width,
-            "filter_seen": seen,
-            **accuracy(ranks_of_found(answers.items["test", width, seen], case.targets["test"])),
-            **cost,
-        }
-        for width in WIDTHS
-        for seen in (False, True)
-    ]
-
-
-def measure_fusion(case: Case, model: str, seed: int, epochs: int, folder: Path) -> list[dict[str, Any]]:
-    """The fusion with SASRec: kind and weight of the best HR@10 on validation, figures on test."""
-    sasrec, _ = fit_dense(case, "sasrec", seed, folder)
-    found = Answers.load(folder / f"{model}-{seed}-{epochs}.npz")
-    made, settings = [], [(method, weight) for method in ("mixture", "ranks") for weight in WEIGHTS]
-    for seen in (False, True):
-        tuned = fused_ranks(case, sasrec["validation"], found, "validation", seen, settings)
-        method, weight = settings[int(np.argmax([hit_rate(ranks, 10) for ranks in tuned]))]
-        (ranks,) = fused_ranks(case, sasrec["test"], found, "test", seen, [(method, weight)])
-        chosen = {"method": method, "weight": weight}
-        made.append({"model": f"{model}+sasrec", "seed": seed, "beam": max(WIDTHS), "filter_seen": seen, **accuracy(ranks), **chosen})
-    return made
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -437,17 +313,16 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over seeds at the widest beam, of what was run."""
-    same = ("sasrec", "tiger", "item_knn", "popularity")
-    names = {"fused": "ours+sasrec", "generative": "ours"} | dict(zip(same, same, strict=True))
+    """Means over seeds at the widest beam, of what was run; fused is the fusion that is better on validation."""
+    fusions = {row["model"]: row["validation_hr10"] for row in rows if "validation_hr10" in row and row["filter_seen"]}
+    names = {"generative": "ours"} | {name: name for name in (*BASELINES, "tiger")}
+    if fusions:
+        names["fused"] = max(fusions, key=lambda name: fusions[name])
     found = {}
-    for name, model in names.items():
-        for suffix, seen in (("", False), ("_filtered", True)):
-            values = [
-                row["hr10"] for row in rows if row["model"] == model and row["filter_seen"] is seen and row["beam"] in (0, max(WIDTHS))
-            ]
-            if values:
-                found[f"{name}_hr10{suffix}"] = float(np.mean(values))
+    for (name, model), (suffix, seen) in itertools.product(names.items(), (("", False), ("_filtered", True))):
+        values = [row["hr10"] for row in rows if row["model"] == model and row["filter_seen"] is seen and row["beam"] in (0, max(WIDTHS))]
+        if values:
+            found[f"{name}_hr10{suffix}"] = float(np.mean(values))
     return found
 
 
@@ -458,27 +333,26 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--workspace", type=Path, default=Path("build/generative_beauty"), help="where what is finished is kept")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/amazon_beauty"), help="the Beauty set")
-    parser.add_argument("--models", default="popularity,item_knn,sasrec,tiger,ours", help="in this order")
+    parser.add_argument("--models", default=",".join((*BASELINES, "tiger", "ours")), help="in this order")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, help="of the generators")
-    parser.add_argument("--tokenizers", action="store_true", help="compare tokenizers and train nothing")
-    parser.add_argument("--users", type=int, help="test on so many people instead of all: a partial run, its results are kept apart")
+    parser.add_argument("--tokenizers", action="store_true", help="compare tokenizers instead")
     options = parser.parse_args()
     scale, seeds = (QUICK, [0]) if options.quick else (FULL, [int(seed) for seed in options.seeds.split(",")])
-    if options.users:
-        scale = replace(scale, most_users=options.users)
+    if options.epochs:
+        scale = replace(scale, generator=scale.generator | {"sft": scale.generator["sft"] | {"num_epochs": options.epochs}})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if options.quick else options.workspace
-        case = Case.read(prepare(None if options.quick else options.data, folder), scale)
+        workspace = prepare(None if options.quick else options.data, folder)
+        case = Case.read(workspace, {"validation": scale.tuned_users, "test": 10**9})
         print(f"{len(case.item_ids):,} items, {len(case.users['test']):,} test users", flush=True)
+        bench = Bench(case, scale, folder / "results")
+        bench.folder.mkdir(exist_ok=True)
         if options.tokenizers:
-            rows = compare_tokenizers(case, options.data / "peer_semantic_ids.parquet")
-            if options.json:
-                options.json.write_text(json.dumps({"benchmark": "generative_beauty", "quick": options.quick, "figures": {}, "rows": rows}))
-            return
-        kept = folder / (f"results-{options.users}" if options.users else "results")
-        rows = measure(case, options.models.split(","), seeds, options.epochs or scale.epochs, kept)
-    found = figures(rows)
+            rows = bench.compare_tokenizers(options.data / "peer_semantic_ids.parquet")
+        else:
+            rows = bench.run(options.models.split(","), seeds, scale.generator["sft"]["num_epochs"])
+    found = {} if options.tokenizers else figures(rows)
     print("\n".join(f"{name:<32}{value:.4f}" for name, value in found.items()))
     print("HR@10 as others print it: " + ", ".join(f"{name} {value}" for name, value in PUBLISHED.items()))
     if options.json:

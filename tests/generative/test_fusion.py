@@ -1,30 +1,51 @@
-"""Generated lists and dense scores in one ranking."""
+"""Lists of several models in one ranking."""
 
 from __future__ import annotations
 
 import numpy as np
-from intently.generative.fusion import fuse
+import pytest
+from intently.core.errors import ConfigError
+from intently.generative.fusion import METHODS, fuse, measure_weights, pool, ranks_in_pool
 
-FOUND = np.array([[2, 0, -1]])
-LOG_PROBS = np.log([[0.5, 0.25, 0.1]])
-DENSE = np.log([[0.1, 0.6, 0.1, 0.2]])
+FOUND = (np.array([[2, 0, -1]]), np.array([[0.5, 0.25, 0.0]]))
+DENSE = (np.array([[1, 3, 0, 2]]), np.array([[0.6, 0.2, 0.1, 0.1]]))
+
+
+def by_item(method: str, weights: list[float]) -> dict[int, float]:
+    """Scores of the two lists above by item, best first."""
+    candidates = pool([FOUND, DENSE])
+    (scores,), (items,) = fuse(candidates, weights, method), candidates.items
+    return {int(items[place]): float(scores[place]) for place in np.argsort(-scores, kind="stable") if np.isfinite(scores[place])}
 
 
 def test_fuse_mixture_adds_probabilities() -> None:
-    fused = fuse(FOUND, LOG_PROBS, DENSE, 0.4, "mixture")
-    np.testing.assert_allclose(fused, [[0.4 * 0.25 + 0.06, 0.36, 0.4 * 0.5 + 0.06, 0.12]], rtol=1e-6)
+    assert by_item("mixture", [0.4, 0.6]) == pytest.approx({1: 0.36, 2: 0.26, 0: 0.16, 3: 0.12})
 
 
 def test_fuse_ranks_adds_reciprocal_ranks() -> None:
-    fused = fuse(FOUND, LOG_PROBS, DENSE, 0.25, "ranks")
-    # Dense order: 1, 3, 0, 2 (ties in the order of items).
-    expected = [0.25 / 21 + 0.75 / 22, 0.75 / 20, 0.25 / 20 + 0.75 / 23, 0.75 / 21]
-    np.testing.assert_allclose(fused, [expected], rtol=1e-6)
+    expected = {0: 0.25 / 21 + 0.75 / 22, 1: 0.75 / 20, 2: 0.25 / 20 + 0.75 / 23, 3: 0.75 / 21}
+    assert by_item("ranks", [0.25, 0.75]) == pytest.approx(expected)
 
 
-def test_fuse_weights_at_the_ends_are_the_models_and_excluded_items_stay_out() -> None:
-    dense = np.array([[1.0, -np.inf, 3.0, 2.0]])
+def test_fuse_rerank_orders_what_the_first_model_found_by_both() -> None:
+    expected = {2: 0.5 * np.log(0.5) + 0.5 * np.log(0.1), 0: 0.5 * np.log(0.25) + 0.5 * np.log(0.1)}
+    assert by_item("rerank", [0.5, 0.5]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fuse_weights_at_the_ends_are_the_models() -> None:
+    for method in METHODS:
+        assert list(by_item(method, [1.0, 0.0]))[:2] == [2, 0]
     for method in ("mixture", "ranks"):
-        assert np.argsort(-fuse(FOUND, LOG_PROBS, dense, 0.0, method)[0]).tolist()[:3] == [2, 3, 0]
-        assert np.argsort(-fuse(FOUND, LOG_PROBS, dense, 1.0, method)[0]).tolist()[:2] == [2, 0]
-        assert np.isneginf(fuse(FOUND, LOG_PROBS, dense, 0.5, method)[0, 1])
+        assert list(by_item(method, [0.0, 1.0]))[:2] == [1, 3]
+
+
+def test_ranks_in_pool_of_a_target_that_nobody_named_is_behind_all() -> None:
+    candidates = pool([FOUND, DENSE])
+    scores = fuse(candidates, [0.4, 0.6], "mixture")
+    assert [int(ranks_in_pool(candidates, scores, np.array([item]))[0]) for item in (1, 2, 0, 3, 9)] == [0, 1, 2, 3, 7]
+    assert measure_weights({"method": 0.0, "weight_0": 0.4, "weight_1": 0.6}, {"all": (candidates, np.array([2]))})["hr10_all"] == 1.0
+
+
+def test_fuse_wrong_number_of_weights_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="weights"):
+        fuse(pool([FOUND, DENSE]), [1.0], "mixture")
