@@ -83,24 +83,25 @@ class Scale:
     weights: int
 
     def recipe(self, name: str) -> Recipe:
-        """`tiger`, `ours`, or `<tokenizer>/<input>` of the tokenizer comparison."""
-        short = {"tiger": "rq_vae_counter/text", "ours": "rq_kmeans_balanced/joined"}
-        tokenizer, source = short.get(name, name).split("/")
+        """`tiger`, `ours`, or `<tokenizer>/<input>` of the tokenizer comparison, with the number of levels behind it if it is not 3."""
+        short = {"tiger": "rq_vae_counter/text", "ours": "rq_kmeans_balanced/joined/2"}
+        tokenizer, source, levels = (*short.get(name, name).split("/"), "3")[:3]
         kind, last = tokenizer.rsplit("_", 1)
-        quantiser = QuantiserConfig.parse({"kind": kind, "last_level": last, "num_levels": 3, "num_codes": self.num_codes})
+        quantiser = QuantiserConfig.parse({"kind": kind, "last_level": last, "num_levels": int(levels), "num_codes": self.num_codes})
         return Recipe(source, quantiser, COLLABORATIVE if source == "joined" else 0.0)
 
 
 COLLABORATIVE = 0.5
 COMPARED = ("rq_vae_counter", "rq_kmeans_counter", "rq_kmeans_balanced")
-TOKENIZERS = (*(f"{tokenizer}/{source}" for source in ("text", "keywords") for tokenizer in COMPARED), "rq_kmeans_balanced/joined")
+TOKENIZERS = (*(f"{tokenizer}/{source}" for source in ("text", "keywords") for tokenizer in COMPARED), "rq_kmeans_balanced/joined", "ours")
 DECODER = {"hidden": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_size": 32, "feed_forward": 256, "text_tokens": 256}
 GENERATOR = {
     "decoder": DECODER,
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-FULL = Scale(GENERATOR, 256, SASRecConfig(), 5000, 4, 5000, 5)
+SASREC = SASRecConfig(dropout=0.5, learning_rate=2e-3, num_epochs=100, patience=30, evaluate_every=10)
+FULL = Scale(GENERATOR, 256, SASREC, 5000, 2, 5000, 5)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 2)
 
@@ -281,7 +282,7 @@ class Bench:
 
     def measure_tokenizer(self, name: str, epochs: int) -> dict[str, Any]:
         """One row: the report, and HR@10 of a briefly trained decoder on the first test users, beam 20."""
-        tokenizer, source = name.split("/")
+        recipe = self.scale.recipe(name)
         _, report = self.semantic_ids(name)
         version, cost = self.generator(name, 0, epochs)
         generator, most = TrainedGenerator.load(self.case.workspace, versions={"generator": version}), self.scale.tokenizer_users
@@ -289,7 +290,7 @@ class Bench:
         for suffix, seen in (("", None), ("_filtered", histories)):
             items, _ = generator.rank(histories, 20, seen)
             found[f"hr10{suffix}"] = hit_rate(ranks_of_found(items, self.case.targets["test"][:most]), 10)
-        return {"tokenizer": tokenizer, "input": source, **report, **found, "users": len(histories), "epochs": epochs, **cost}
+        return {"tokenizer": name, "input": recipe.source, "levels": recipe.quantiser.num_levels, **report, **found, "users": len(histories), "epochs": epochs, **cost}
 
     def _kept(self, label: str, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Rows that stand in a file, else those that work makes, which stand there from now on."""

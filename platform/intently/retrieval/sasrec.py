@@ -91,9 +91,10 @@ class SASRec(nn.Module):
         """
         asked = known[:, 1:]
         queries, targets = self(items[:, :-1])[asked], items[:, 1:][asked]
-        positive = (queries * self.items(targets)).sum(dim=-1, keepdim=True)
-        others = (queries @ self.items(negatives).T).masked_fill(targets[:, None] == negatives, -torch.inf)
-        return F.cross_entropy(torch.cat([positive, others], dim=1), torch.zeros_like(targets))
+        positive = (queries * self.items(targets)).sum(dim=-1)
+        others = (queries @ self.items(negatives).T).masked_fill_(targets[:, None] == negatives, -torch.inf)
+        # The scores of the negatives are most of the time and the memory of a step: they are not copied behind the positive's.
+        return (torch.logaddexp(positive, others.logsumexp(dim=1)) - positive).mean()
 
     def scorer(self, past: Interactions, config: BehaviourConfig, behaviours: Iterable[Behaviour]) -> Scorer:
         """Scores after what users did in `past`: [b] user rows → [b, I]."""
