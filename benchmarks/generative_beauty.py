@@ -4,14 +4,15 @@
         [--models popularity,item_knn,sasrec,tiger,ours] [--seeds 0,1,2] [--epochs 12] [--tokenizers]
 
 Leave-last-out (the last item of each person is the test, the one before it validation, training sees neither); all 12,101 items are
-ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 20 and 50.
-On test every model may read the validation item as history. Sizes and epochs are those of the recipes below; the weights and the kind of
-fusion are swept by Ray Tune on validation with the first seed's models, and nothing is chosen on test. `tiger` is a decoder on RQ-VAE
-codes of an item's own text with a counter as the last code; `ours` has residual k-means codes of text, keywords that a language model
-wrote for the item (they come with the data) and collaborative vectors (of train alone), the last code spread over colliding items. Both
-have the same decoder, examples and epochs. The fusion takes the generator's widest beam and the best 200 of SASRec and ItemKNN.
+ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 50, and
+of 20 for the first seed of `ours`. On test every model may read the validation item as history. Sizes and epochs are those of the recipes
+below; the weights and the kind of fusion are swept by Ray Tune on validation with the first seed's models, and nothing is chosen on test.
+`tiger` is a decoder on RQ-VAE codes of an item's own text with a counter as the last code; `ours` has residual k-means codes of text,
+keywords that a language model wrote for the item (they come with the data) and collaborative vectors (of train alone), two levels, the
+last code spread over colliding items. Both have the same decoder, tasks and epochs. The fusion takes the generator's widest beam and the
+best 200 of SASRec and ItemKNN.
 
---tokenizers trains a decoder for few epochs on each of seven tokenizers instead and tests it on the first people.
+--tokenizers trains a decoder for few epochs on each of eight tokenizers instead and tests it on the first people.
 
 A run that was killed goes on: every finished model and seed is kept under --workspace, and training itself resumes. --quick takes the
 simulator instead of Beauty, fewer people and epochs: the same comparison in a minute, its figures mean nothing.
@@ -102,7 +103,7 @@ GENERATOR = {
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-SASREC = SASRecConfig(dropout=0.5, learning_rate=2e-3, num_epochs=100, patience=30, evaluate_every=10)
+SASREC = SASRecConfig(dropout=0.5, learning_rate=2e-3, num_epochs=40, patience=20, evaluate_every=5)
 FULL = Scale(GENERATOR, 256, SASREC, 5000, 2, 5000, 5)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 2)
@@ -179,11 +180,11 @@ class Bench:
                 stage.finish(metrics={"seconds": sum(epoch["seconds"] for epoch in result.history)})
         return stage.version, dict(workspace.artifact("generator", stage.version).manifest.metrics)
 
-    def answer(self, name: str, seed: int, epochs: int) -> dict[str, float]:
+    def answer(self, name: str, seed: int, epochs: int, widths: Sequence[int]) -> dict[str, float]:
         """Search for everybody on validation (widest beam) and test; what was found is kept, what it cost returned."""
         version, cost = self.generator(name, seed, epochs)
         found, begin, asked = Answers({}, {}), time.monotonic(), 0
-        for place in [("validation", max(WIDTHS)), *(("test", width) for width in WIDTHS)]:
+        for place in [("validation", max(WIDTHS)), *(("test", width) for width in widths)]:
             generator = TrainedGenerator.load(self.case.workspace, BeamConfig(width=place[1]), versions={"generator": version})
             histories = self.case.histories(place[0])
             for seen in (False, True):
@@ -195,8 +196,8 @@ class Bench:
         found.save(self.folder / f"{name}-{seed}-{epochs}.npz")
         return cost | {"parameters": size, "queries_per_second": asked / (time.monotonic() - begin)}
 
-    def measure(self, name: str, seed: int, epochs: int) -> list[dict[str, Any]]:
-        """Test figures of one model."""
+    def measure(self, name: str, seed: int, epochs: int, widths: Sequence[int]) -> list[dict[str, Any]]:
+        """Test figures of one model, of a generator with beams of some widths."""
         common, targets = {"model": name, "seed": seed}, self.case.targets["test"]
         if name in BASELINES:
             begin = time.monotonic()
@@ -204,11 +205,11 @@ class Bench:
             cost = {"seconds": time.monotonic() - begin, "parameters": size}
             ranks = {seen: ranks_of(self.case, scorers["test"], "test", seen) for seen in (False, True)}
             return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
-        cost = self.answer(name, seed, epochs)
+        cost = self.answer(name, seed, epochs, widths)
         found = Answers.load(self.folder / f"{name}-{seed}-{epochs}.npz").items
         return [
             {**common, "beam": width, "filter_seen": seen, **accuracy(ranks_of_found(found["test", width, seen], targets)), **cost}
-            for width, seen in itertools.product(WIDTHS, (False, True))
+            for width, seen in itertools.product(widths, (False, True))
         ]
 
     def sasrec(self, seed: int) -> SASRecConfig:
@@ -260,7 +261,8 @@ class Bench:
             if model not in SEEDED and seed != seeds[0]:
                 continue
             label = f"{model}-{seed}" if model in BASELINES else f"{model}-{seed}-{epochs}"
-            rows += self._kept(label, lambda m=model, s=seed: self.measure(m, s, epochs))
+            widths = WIDTHS if model == "ours" and seed == seeds[0] else (max(WIDTHS),)
+            rows += self._kept(label, lambda m=model, s=seed, w=widths: self.measure(m, s, epochs, w))
         if {"sasrec", "ours"} <= set(models):
             for name, with_knn in (("ours+sasrec", False), ("ours+sasrec+item_knn", True)):
                 (chosen,) = self._kept(f"{name}-{epochs}-chosen", lambda k=with_knn: [self.choose("ours", seeds[0], epochs, k)])

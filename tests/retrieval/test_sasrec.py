@@ -54,12 +54,24 @@ def test_sasrec_places_do_not_see_what_comes_after() -> None:
 def test_sasrec_loss_is_softmax_among_positive_and_other_negatives() -> None:
     torch.manual_seed(1)
     model = SASRec(9, SMALL).eval()
-    items, negatives = torch.tensor([[1, 2, 0]]), torch.tensor([2, 5, 5])
+    items, negatives = torch.tensor([[1, 2, 0]]), torch.tensor([[2, 5, 5]])
     loss = model.loss(items, torch.tensor([[True, True, False]]), negatives)
     # Only item 2 is asked for; drawn as a negative it does not compete with itself, 5 competes twice.
     scores = (model(items)[0, 0] @ model.items.weight.T).tolist()
     expected = -scores[2] + math.log(math.exp(scores[2]) + 2 * math.exp(scores[5]))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sasrec_loss_each_group_of_examples_has_its_own_negatives() -> None:
+    torch.manual_seed(1)
+    model = SASRec(9, SMALL).eval()
+    items, known = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[True, True, True], [True, True, False]])
+    loss = model.loss(items, known, torch.tensor([[6, 7], [8, 8]]))
+    # Three examples in two groups: (1 → 2) and (1, 2 → 3) share the first, (4 → 5) has the second to itself.
+    scores = model(items[:, :-1]) @ model.items.weight.T
+    asked = [(scores[0, 0], 2, (6, 7)), (scores[0, 1], 3, (6, 7)), (scores[1, 0], 5, (8, 8))]
+    expected = [torch.logsumexp(own[[target, *others]], dim=0) - own[target] for own, target, others in asked]
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
 def test_train_sasrec_learns_the_next_step_and_stops_early() -> None:

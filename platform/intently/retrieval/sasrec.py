@@ -4,7 +4,7 @@ The published figures of SASRec that are copied from paper to paper come from a 
 hundred negatives the same network is a strong baseline. Items drawn uniformly are all drawn equally often, so that log-Q is one
 constant, which a softmax does not see.
 
-Shapes: B sequences, L places (oldest first, empty ones at the end), S sampled items, I items, D width.
+Shapes: B sequences, L places (oldest first, empty ones at the end), G groups of examples, S sampled items each, I items, D width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class SASRecConfig(Config):
     heads: int = Field(1, ge=1, description="heads of each block's attention")
     length: int = Field(50, ge=2, description="items that are looked back on; longer histories are cut into pieces of it")
     dropout: float = Field(0.3, ge=0, lt=1, description="of embeddings and of what each block adds")
-    num_negatives: int = Field(256, ge=1, description="items drawn uniformly for a step; all its examples share them")
+    num_negatives: int = Field(256, ge=1, description="items drawn uniformly that an example is told from")
+    negative_groups: int = Field(
+        32,
+        ge=1,
+        description="parts of a step's examples, each with negatives of its own: no dearer than one part, and a step moves many more items",
+    )
     batch_size: int = Field(128, ge=1, description="sequences of a step")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW at the start; a cosine brings it to zero over num_epochs")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
@@ -82,19 +87,22 @@ class SASRec(nn.Module):
         return self.norm(hidden)
 
     def loss(self, items: torch.Tensor, known: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-        """Mean of −log softmax of each next item against the negatives.
+        """Mean of −log softmax of each next item against the negatives of its group.
 
         Args:
             items: [B, L] catalogue rows.
             known: [B, L] whether there is an item.
-            negatives: [S] catalogue rows.
+            negatives: [G, S] catalogue rows; neighbouring examples make up a group.
         """
         asked = known[:, 1:]
         queries, targets = self(items[:, :-1])[asked], items[:, 1:][asked]
         positive = (queries * self.items(targets)).sum(dim=-1)
-        others = (queries @ self.items(negatives).T).masked_fill_(targets[:, None] == negatives, -torch.inf)
+        lacking = -len(targets) % len(negatives)
+        grouped = F.pad(queries, (0, 0, 0, lacking)).unflatten(0, (len(negatives), -1))  # [G, n / G, D]
+        same = F.pad(targets, (0, lacking), value=-1).view(len(negatives), -1, 1) == negatives[:, None]
+        others = (grouped @ self.items(negatives).transpose(1, 2)).masked_fill_(same, -torch.inf)
         # The scores of the negatives are most of the time and the memory of a step: they are not copied behind the positive's.
-        return (torch.logaddexp(positive, others.logsumexp(dim=1)) - positive).mean()
+        return (torch.logaddexp(positive, others.logsumexp(dim=-1).flatten()[: len(positive)]) - positive).mean()
 
     def scorer(self, past: Interactions, config: BehaviourConfig, behaviours: Iterable[Behaviour]) -> Scorer:
         """Scores after what users did in `past`: [b] user rows → [b, I]."""
@@ -177,7 +185,7 @@ def train_sasrec(
         begin, total, num_steps = time.monotonic(), 0.0, 0
         model.train()
         for items, known in sequences.batches(config.batch_size, generator):
-            loss = model.loss(items, known, torch.randint(num_items, (config.num_negatives,)))
+            loss = model.loss(items, known, torch.randint(num_items, (config.negative_groups, config.num_negatives)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
