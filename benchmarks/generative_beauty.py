@@ -181,7 +181,7 @@ class Bench:
         return stage.version, dict(workspace.artifact("generator", stage.version).manifest.metrics)
 
     def answer(self, name: str, seed: int, epochs: int, widths: Sequence[int]) -> dict[str, float]:
-        """Search for everybody on validation (widest beam) and test; what was found is kept, what it cost returned."""
+        """Search for everybody on test, and on validation with the widest beam; what was found is kept, what it cost returned."""
         version, cost = self.generator(name, seed, epochs)
         found, begin, asked = Answers({}, {}), time.monotonic(), 0
         for place in [("validation", max(WIDTHS)), *(("test", width) for width in widths)]:
