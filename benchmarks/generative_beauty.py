@@ -103,7 +103,7 @@ GENERATOR = {
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-SASREC = SASRecConfig(dropout=0.5, learning_rate=2e-3, num_epochs=40, patience=20, evaluate_every=5)
+SASREC = SASRecConfig(patience=20, evaluate_every=5)
 FULL = Scale(GENERATOR, 256, SASREC, 5000, 2, 5000, 5)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 2)

@@ -31,7 +31,7 @@ class SASRecConfig(Config):
     num_blocks: int = Field(1, ge=1, description="transformer blocks")
     heads: int = Field(1, ge=1, description="heads of each block's attention")
     length: int = Field(50, ge=2, description="items that are looked back on; longer histories are cut into pieces of it")
-    dropout: float = Field(0.3, ge=0, lt=1, description="of embeddings and of what each block adds")
+    dropout: float = Field(0.5, ge=0, lt=1, description="of embeddings and of what each block adds")
     num_negatives: int = Field(256, ge=1, description="items drawn uniformly that an example is told from")
     negative_groups: int = Field(
         32,
@@ -39,9 +39,9 @@ class SASRecConfig(Config):
         description="parts of a step's examples, each with negatives of its own: no dearer than one part, and a step moves many more items",
     )
     batch_size: int = Field(128, ge=1, description="sequences of a step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW at the start; a cosine brings it to zero over num_epochs")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW at the start; a cosine brings it to zero over num_epochs")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    num_epochs: int = Field(200, ge=1, description="most passes over the sequences")
+    num_epochs: int = Field(40, ge=1, description="most passes over the sequences")
     patience: int = Field(10, ge=1, description="epochs without a better validation figure after which training ends")
     evaluate_every: int = Field(1, ge=1, description="epochs between looks at validation")
     seed: int = Field(0, description="of initial weights and of every draw")

@@ -139,8 +139,9 @@ def _without_fused_head() -> type:
     TRL's head works tile by tile, twice, and adds entropy and accuracy to every step. Its kernel saves memory on a GPU; without the kernel
     it is more than half of a small model's step.
     """
+    # Not at the top for the reason that fine_tune gives.
     from transformers import Trainer
-    from trl import SFTTrainer  # as in fine_tune
+    from trl import SFTTrainer
 
     class OwnLossTrainer(SFTTrainer):
         compute_loss = Trainer.compute_loss
