@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from intently.generative.semantic_ids import assign_semantic_ids
 from intently.generative.training import GeneratorConfig, read_generator_data, train_generator
 from intently.generative.trie import code_matrix
 from intently.metrics.ranking import hit_rate, ndcg
+from intently.retrieval.evaluate import Scorer
 from intently.retrieval.sasrec import SASRecConfig
 from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.sft import MODEL
@@ -95,8 +97,10 @@ class Scale:
 
 
 COLLABORATIVE = 0.5
-COMPARED = ("rq_vae_counter", "rq_kmeans_counter", "rq_kmeans_balanced")
-TOKENIZERS = (*(f"{tokenizer}/{source}" for source in ("text", "keywords") for tokenizer in COMPARED), "rq_kmeans_balanced/joined", "ours")
+TOKENIZERS = (
+    "rq_kmeans_balanced/text", "rq_kmeans_balanced/keywords", "rq_kmeans_balanced/joined", "ours",
+    "rq_kmeans_counter/text", "rq_kmeans_counter/keywords", "rq_vae_counter/text", "rq_vae_counter/keywords",
+)  # fmt: skip
 DECODER = {"hidden": 96, "layers": 2, "heads": 3, "kv_heads": 3, "head_size": 32, "feed_forward": 256, "text_tokens": 256}
 GENERATOR = {
     "decoder": DECODER,
@@ -216,10 +220,16 @@ class Bench:
         """Settings of SASRec with a seed."""
         return self.scale.sasrec.model_copy(update={"seed": seed})
 
+    @cached_property
+    def neighbours(self) -> dict[str, Scorer]:
+        """ItemKNN's scorers, which know no seed."""
+        return fit_baseline(self.case, "item_knn", self.scale.sasrec, self.folder)[0]
+
     def pools(self, split: str, generator: str, seed: int, epochs: int) -> dict[str, tuple[Pool, np.ndarray]]:
         """The three lists of a split's users and their targets: `all`, and `filtered` without what they have."""
         found = Answers.load(self.folder / f"{generator}-{seed}-{epochs}.npz")
-        scorers = {model: fit_baseline(self.case, model, self.sasrec(seed), self.folder)[0][split] for model in ("sasrec", "item_knn")}
+        sasrec, _ = fit_baseline(self.case, "sasrec", self.sasrec(seed), self.folder)
+        scorers = {"sasrec": sasrec[split], "item_knn": self.neighbours[split]}
         made = {}
         for name, seen in (("all", False), ("filtered", True)):
             place = (split, max(WIDTHS), seen)
