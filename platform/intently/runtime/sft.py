@@ -137,7 +137,7 @@ def _without_fused_head() -> type:
     """TRL's trainer with the model's own loss.
 
     TRL's head works tile by tile, twice, and adds entropy and accuracy to every step. Its kernel saves memory on a GPU; without the kernel
-    it is more than half of a small model's step.
+    it is a quarter to a half of a small model's step.
     """
     # Not at the top for the reason that fine_tune gives.
     from transformers import Trainer
