@@ -110,7 +110,7 @@ GENERATOR = {
 SASREC = SASRecConfig(patience=20, evaluate_every=5)
 FULL = Scale(GENERATOR, 256, SASREC, 5000, 2, 5000, 5)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
-QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 2)
+QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 1)
 
 Place = tuple[str, int, bool]
 """Split, width of the beam, filter-seen."""
