@@ -11,7 +11,8 @@ earlier answers before them, on the training part of their log.
   this, so precision and recall say how well it learned to count, not what people want. Beside it a baseline without a language model:
   the chunk's most frequent categories.
 - Later: what the person liked afterwards, which nobody was taught. `lift` is how much likelier a later item is to have a named aspect
-  than any liked item is; IQ is the mean cosine of interests and later items, for phrases of any vocabulary.
+  than any liked item is; HR@30 of tags that the pipeline asks for by these interests, over categories, against as many of the most popular
+  and of the person's own most frequent ones; IQ is the mean cosine of interests and later items, for phrases of any vocabulary.
 Intervals are 95 % bootstraps over people.
 """
 
@@ -21,7 +22,7 @@ import argparse
 import json
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,16 @@ from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalo
 from intently.alignment.catalogue_answers import shown_aspects
 from intently.alignment.catalogue_teacher import seen_of, told_of
 from intently.alignment.truth import histories
-from intently.core.schema import HISTORY
+from intently.core.schema import HISTORY, USER_INTEREST
 from intently.data.chunking import Chunker
-from intently.interests.outcomes import quality_of_interests
+from intently.interests.outcomes import hits_of_tags, quality_of_interests
 from intently.interests.phrases import BrandFinder, normalise
-from intently.interests.tags import bounded_task
+from intently.interests.tags import TagConfig, predict_tags
 from intently.llm.answer import Question, answer
 from intently.llm.contract import Engine, Sampling
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.llm.engines.vllm import VLLMConfig, VLLMEngine, vllm_environment
-from intently.llm.tasks import TASKS, ItemInterests, ItemTags, UserInterests
+from intently.llm.tasks import TASKS, ItemInterests, UserInterests
 from student import agreement
 
 CATALOGUES: dict[str, dict[str, Any]] = {
@@ -53,6 +54,8 @@ CATALOGUES: dict[str, dict[str, Any]] = {
 }
 UNTAUGHT = "amazon_cellphones"
 CHUNKS_A_PERSON = 2
+Figures = dict[str, float]
+Answers = list[UserInterests | None]
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,23 @@ class Asked:
     frequent: list[str]
 
 
-def people_of(catalogue: Catalogue, num_people: int) -> tuple[list[Asked], dict[str, np.ndarray], pa.Table]:
-    """Chunks of held-out people, oldest first; the rows of what each liked later; HISTORY rows of that."""
+@dataclass(frozen=True)
+class People:
+    """People who were kept apart.
+
+    Attributes:
+        asked: their last chunks, oldest first.
+        before: HISTORY rows of the training part.
+        later: HISTORY rows of what they liked afterwards.
+    """
+
+    asked: list[Asked]
+    before: pa.Table
+    later: pa.Table
+
+
+def people_of(catalogue: Catalogue, num_people: int) -> People:
+    """Some held-out people who liked something later."""
     log = catalogue.measured
     later = log.filter(pc.and_(log["later"], log["liked"]))
     users = pc.unique(later["user_id"]).sort().to_pylist()
@@ -84,10 +102,7 @@ def people_of(catalogue: Catalogue, num_people: int) -> tuple[list[Asked], dict[
         facts = {catalogue.aspects[one.aspect].phrase for one in shown_aspects(catalogue, seen)}
         asked.append(Asked(row["user_id"], row["text"], facts, frequent_categories(catalogue, seen.items)))
     wanted = later.filter(pc.is_in(later["user_id"], chosen))
-    rows_later: dict[str, list[int]] = defaultdict(list)
-    for user, item in zip(wanted["user_id"].to_pylist(), wanted["item_id"].to_pylist(), strict=True):
-        rows_later[user].append(catalogue.row[item])
-    return asked, {user: np.array(rows) for user, rows in rows_later.items()}, HISTORY.check(histories(wanted))
+    return People(asked, HISTORY.check(histories(before)), HISTORY.check(histories(wanted)))
 
 
 def frequent_categories(catalogue: Catalogue, items: np.ndarray) -> list[str]:
@@ -102,14 +117,14 @@ def frequent_categories(catalogue: Catalogue, items: np.ndarray) -> list[str]:
     return ordered[: min(catalogue.config.max_interests, 2 + len(items) // 8)]
 
 
-def ask_people(engine: Engine, asked: Sequence[Asked]) -> tuple[list[UserInterests | None], float, float]:
+def ask_people(engine: Engine, asked: Sequence[Asked]) -> tuple[Answers, float, float]:
     """Answers in the order of `asked`; share that followed the schema at once; share answered at all."""
     levels: dict[int, list[int]] = defaultdict(list)
     seen: dict[str, int] = defaultdict(int)
     for place, one in enumerate(asked):
         levels[seen[one.user]].append(place)
         seen[one.user] += 1
-    found: list[UserInterests | None] = [None] * len(asked)
+    found: Answers = [None] * len(asked)
     previous: dict[str, list[str]] = {}
     repaired = 0
     for level in sorted(levels):
@@ -123,17 +138,17 @@ def ask_people(engine: Engine, asked: Sequence[Asked]) -> tuple[list[UserInteres
     return found, 1 - repaired / len(asked), sum(one is not None for one in found) / len(asked)
 
 
-def later_lift(
-    catalogue: Catalogue, said: Sequence[Sequence[str]], asked: Sequence[Asked], later: dict[str, np.ndarray]
-) -> dict[str, float]:
+def later_lift(catalogue: Catalogue, said: Sequence[Sequence[str]], people: People) -> Figures:
     """How much likelier later liked items have the aspects named of a person's last chunk; phrases outside the vocabulary do not count."""
     place = {aspect.phrase: number for number, aspect in enumerate(catalogue.aspects)}
-    last = {one.user: number for number, one in enumerate(asked)}
+    last = {one.user: number for number, one in enumerate(people.asked)}
+    later = dict(zip(people.later["user_id"].to_pylist(), people.later["item_ids"].to_pylist(), strict=True))
     lifts = []
     for user, number in last.items():
         named = [place[phrase] for phrase in said[number] if phrase in place]
         if named:
-            lifts.append(float((catalogue.shows[later[user]][:, named].mean(axis=0) / np.maximum(catalogue.rate[named], 1e-6)).mean()))
+            shares = catalogue.shows[[catalogue.row[item] for item in later[user]]][:, named].mean(axis=0)
+            lifts.append(float((shares / np.maximum(catalogue.rate[named], 1e-6)).mean()))
     if not lifts:
         return {}
     values = np.array(lifts)
@@ -142,18 +157,17 @@ def later_lift(
     return {"lift": float(values.mean()), "lift_low": float(low), "lift_high": float(high)}
 
 
-def measure_people(
-    engine: Engine, catalogue: Catalogue, num_people: int, encoder: TextEncoder
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def measure_people(engine: Engine, catalogue: Catalogue, num_people: int, encoder: TextEncoder) -> tuple[Figures, list[dict[str, Any]]]:
     """Figures and one row a side: the student, the baseline, and the facts themselves."""
-    asked, later, later_history = people_of(catalogue, num_people)
+    people = people_of(catalogue, num_people)
+    asked = people.asked
     found, valid, answered = ask_people(engine, asked)
     sides = {
-        "student": [[normalise_phrase(draft.interest) for draft in one.interests] if one else [] for one in found],
+        "student": [list(dict.fromkeys(normalise_phrase(draft.interest) for draft in one.interests)) if one else [] for one in found],
         "frequent categories": [one.frequent for one in asked],
         "facts": [sorted(one.facts) for one in asked],
     }
-    people = [one.user for one in asked]
+    users = [one.user for one in asked]
     true = [one.facts for one in asked]
     quality = quality_of_interests(
         {
@@ -165,7 +179,7 @@ def measure_people(
             )
             for name, said in sides.items()
         },
-        later_history,
+        people.later,
         catalogue.items,
         encoder,
     )
@@ -173,8 +187,8 @@ def measure_people(
     rows = []
     for name, said in sides.items():
         row: dict[str, Any] = {"side": name, "interests_a_chunk": float(np.mean([len(phrases) for phrases in said]))}
-        row |= agreement([set(phrases) for phrases in said], true, people) if catalogue.config.name != UNTAUGHT else {}
-        row |= later_lift(catalogue, said, asked, later) if catalogue.config.name != UNTAUGHT else {}
+        row |= agreement([set(phrases) for phrases in said], true, users) if catalogue.config.name != UNTAUGHT else {}
+        row |= later_lift(catalogue, said, people) if catalogue.config.name != UNTAUGHT else {}
         row |= {"iq": iq[name].value, "iq_low": iq[name].low, "iq_high": iq[name].high} if name in iq else {}
         rows.append(row)
     reasons = [
@@ -183,7 +197,7 @@ def measure_people(
         for draft in (said_one.interests if said_one else ())
     ]
     figures = {"chunks": float(len(asked)), "valid": valid, "answered": answered, "reason_grounded": float(np.mean(reasons or [0]))}
-    return figures, rows
+    return figures | measure_tags(engine, catalogue, people, found, encoder), rows
 
 
 def normalise_phrase(phrase: str) -> str:
@@ -198,7 +212,7 @@ def grounded(reason: str, text: str) -> bool:
     return all(word.lower() in there for word in named if word != "and")
 
 
-def measure_items(engine: Engine, catalogue: Catalogue, num_items: int) -> dict[str, float]:
+def measure_items(engine: Engine, catalogue: Catalogue, num_items: int) -> Figures:
     """Item interests of held-out items against the aspects that their metadata give them."""
     rows = np.flatnonzero(~catalogue.teachable & (catalogue.shows.sum(axis=1) > 0))
     chosen = np.random.default_rng(1).permutation(rows)[:num_items].tolist()
@@ -215,32 +229,30 @@ def measure_items(engine: Engine, catalogue: Catalogue, num_items: int) -> dict[
     return {"items": float(len(chosen)), "items_valid": valid / len(chosen), "items_precision": right / max(said, 1)}
 
 
-def measure_tags(engine: Engine, catalogue: Catalogue, asked: Sequence[Asked], num_tags: int = 16) -> dict[str, float]:
-    """Tags for the facts of held-out people: shares that keep each rule."""
+def measure_tags(
+    engine: Engine, catalogue: Catalogue, people: People, found: Sequence[UserInterests | None], encoder: TextEncoder
+) -> Figures:
+    """Tags asked for by the student's own interests, as the pipeline asks, and whether they name the category of the next liked item."""
+    rows = []
+    seen: Counter[str] = Counter()
+    for one, said in zip(people.asked, found, strict=True):
+        chunk, seen[one.user] = seen[one.user], seen[one.user] + 1
+        fixed = {"user_id": one.user, "bucket": 0, "chunk": chunk, "shift": "new", "evidence": [], "model": engine.name}
+        drafts = {normalise(draft.interest): draft for draft in (said.interests if said else ())}
+        rows += [fixed | {"rank": rank, **draft.model_dump()} for rank, draft in enumerate(drafts.values())]
+    settings = TagConfig(num_tags=16, max_interests=6, max_recent=8, sampling=Sampling(max_tokens=1400))
     brands = BrandFinder.of_items(catalogue.items)
-    chosen = [one for one in asked if one.facts]
-    questions = [
-        Question(
-            str(number),
-            {
-                "interests": [{"interest": phrase, "stage": "active"} for phrase in sorted(one.facts)],
-                "recent": [],
-                "season": "autumn",
-                "num_tags": num_tags,
-            },
-            Sampling(max_tokens=1400),
-        )
-        for number, one in enumerate(chosen)
-    ]
-    valid, clean, serves, distinct = [], [], [], []
-    for one, outcome in zip(chosen, answer(engine, questions, bounded_task(num_tags)), strict=True):
-        valid.append(isinstance(outcome.answer, ItemTags) and not outcome.repaired)
-        for tag in outcome.answer.tags if isinstance(outcome.answer, ItemTags) else ():
-            clean.append(not brands.find(tag.tag))
-            serves.append(normalise_phrase(tag.interest) in one.facts)
-        distinct.append(len({normalise(tag.tag) for tag in outcome.answer.tags}) if isinstance(outcome.answer, ItemTags) else 0)
-    shares = {"valid": valid, "no_brand": clean, "serves": serves, "distinct": distinct}
-    return {f"tags_{name}": float(np.mean(values or [0])) for name, values in shares.items()}
+    told = predict_tags(USER_INTEREST.from_rows(rows), people.before, catalogue.items, brands, engine, encoder, settings)
+    hits, distinct = hits_of_tags(told.tags, people.before, people.later, catalogue.items)
+    refused = Counter(told.rejects["reason"].to_pylist())
+    figures = {
+        "tags_valid": told.usage.valid / max(told.usage.questions, 1),
+        "tags_a_person": told.tags.num_rows / max(told.usage.questions, 1),
+    }
+    figures |= {"tags_brand": refused["names a brand"] / max(told.tags.num_rows + told.rejects.num_rows, 1), "tags_categories": distinct}
+    for name, hit in zip(("tags", "popular", "own"), hits, strict=True):
+        figures |= {f"hr30_{name}": hit.value, f"hr30_{name}_low": hit.low, f"hr30_{name}_high": hit.high}
+    return figures | {"hr30_people": float(hits[0].num_users)}
 
 
 def main() -> None:
@@ -266,7 +278,6 @@ def main() -> None:
         found, sides = measure_people(engine, catalogue, people, encoder)
         if name != UNTAUGHT:
             found |= measure_items(engine, catalogue, people)
-            found |= measure_tags(engine, catalogue, people_of(catalogue, people)[0][:60])
         figures |= {f"{name}_{key}": value for key, value in found.items()}
         for row in sides:
             rows.append({"catalogue": name, **row})

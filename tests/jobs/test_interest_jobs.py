@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import build_explanations
+import label_interests
 import mine_user_interests
 import predict_tags
 import pytest
+import write_profiles
 from fastapi import Response
 from intently.core.config import Config
-from intently.core.schema import CHUNK, HISTORY, ITEM, Table
+from intently.core.schema import CHUNK, HISTORY, ITEM, ITEM_INTEREST, Table
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.interests.reason_store import FILENAME, LmdbReasons
 from intently.interests.workers import UserMiner
@@ -129,6 +131,34 @@ def test_build_explanations_with_a_judge_keeps_its_verdicts_and_leaves_out_what_
     verdicts = inputs.artifact("explanation_verdict").read().to_pylist()
     assert len(verdicts) == 3 * 4 and {row["judge"] for row in verdicts} == {"endpoint:judge"}
     assert [(row["subject"], row["criterion"]) for row in verdicts if row["label"] == "no"] == [("poles/long walks", "relevance")]
+
+
+def test_label_interests_with_a_judge_and_profiles_of_what_was_mined(inputs: Workspace) -> None:
+    async def respond(body: dict[str, Any]) -> Response:
+        question = body["messages"][1]["content"]
+        names = ("relevance", "consistency", "specificity", "validity") if "Proposed:" in question else ("willingness", "reasonableness")
+        label = "no" if "Interest: long walks" in question else "yes"
+        return completion(json.dumps({name: {"reason": "as asked", "verdict": label} for name in names}))
+
+    mine_user_interests.run(settings(mine_user_interests), inputs)
+    predict_tags.run(settings(predict_tags, tags={"min_tags": 2}), inputs)
+    fixed = {"confidence": 0.9, "support": 1, "sources": ["m"]}
+    write(inputs, "item_interest", ITEM_INTEREST, {"part-00000": [{"item_id": "poles", "interest": "mountain hiking", **fixed}]})
+    with chat_server(respond) as base_url:
+        judge = {"engine": {"kind": "endpoint", "base_url": base_url, "model": "judge"}}
+        labelled = label_interests.run(label_interests.LabelInterestsConfig.parse({"judge": judge}), inputs)
+    counts = labelled.manifest.metrics
+    # Three users have two chunks with two interests; evidence by embedding decides which of them the rules let pass.
+    assert counts["interests/asked"] == 12 and 0 < counts["interests/passed"] < counts["interests/judged"] <= 12
+    assert (counts["tags/judged"], counts["tags/passed"]) == (3, 3)
+    refused = [row for row in labelled.read().to_pylist() if row["judge"] == "endpoint:judge" and row["label"] == "no"]
+    assert refused and {row["criterion"] for row in refused} == {"willingness", "reasonableness"}
+
+    profiles = write_profiles.run(write_profiles.WriteProfilesConfig(), inputs)
+    rows = profiles.read().to_pylist()
+    assert {row["user_id"] for row in rows} == {"ann", "cid", "dot"}
+    assert all(row["evidence"] == ["poles"] and row["kind"] == "listed" and row["support"] >= 2 for row in rows)
+    assert (profiles.manifest.metrics["people"], profiles.manifest.metrics["people_below_min"]) == (3, 3)
 
 
 def test_mine_user_interests_killed_after_a_part_goes_on_and_gives_the_same(inputs: Workspace, tmp_path: Path) -> None:
