@@ -1,7 +1,7 @@
 """A student on real catalogues: people, items and a whole catalogue that its teacher never read.
 
     PYTHONPATH=platform OMP_NUM_THREADS=1 python benchmarks/student_catalogues.py --data FOLDER [--model FOLDER] [--people 150]
-        [--quick] [--json FILE]
+        [--catalogues NAME …] [--quick] [--json FILE]
 
 FOLDER holds movielens_1m, amazon_beauty and amazon_cellphones as prepared Parquet sets. Of the first two a fifth of the people and of the
 items are kept from the teacher (told by a hash); of the third everything is. People are asked chunk after chunk with the student's own
@@ -260,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared data sets")
     parser.add_argument("--model", default="student", help="a model folder instead of the shipped student")
+    parser.add_argument("--catalogues", nargs="+", choices=sorted(CATALOGUES), default=list(CATALOGUES), help="which are read")
     parser.add_argument("--people", type=int, default=150, help="held-out people of each catalogue")
     parser.add_argument("--quick", action="store_true", help="20 people")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -272,7 +273,8 @@ def main() -> None:
     people = 20 if options.quick else options.people
     figures: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
-    for name, settings in CATALOGUES.items():
+    for name in options.catalogues:
+        settings = CATALOGUES[name]
         source = {"kind": "shared_parquet", "path": str(options.data / name)}
         catalogue = open_catalogue(CatalogueConfig.parse({"name": name, "source": source, **settings}))
         found, sides = measure_people(engine, catalogue, people, encoder)
