@@ -24,6 +24,7 @@ LEARNING = {
     "rollouts_per_round": 5,
     "prompts": 16,
     "group_size": 8,
+    "temperature": 1.0,
     "learning_rate": 1e-2,
     "warmup_rollouts": 2,
 }

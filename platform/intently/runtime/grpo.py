@@ -55,7 +55,7 @@ class GrpoConfig(Config):
     group_size: int = Field(10, ge=2, description="samples of a prompt")
     iterations: int = Field(2, ge=1, description="passes over a rollout; from the second on the ratio differs from 1 and clipping acts")
     minibatches: int = Field(1, ge=1, description="optimizer steps of a pass; more than 1 lets clipping act within the first pass, too")
-    temperature: float = Field(1.0, gt=0, description="logits are divided by it in rollout, loss and KL")
+    temperature: float = Field(0.5, gt=0, description="logits are divided by it in rollout, loss and KL")
     clip: float = Field(0.2, gt=0, lt=1, description="ratios beyond 1 ± clip earn nothing more")
     kl: float = Field(1e-3, ge=0, description="weight of the KL divergence to the reference")
     imitation: float = Field(0.0, ge=0, description="weight of fine-tuning's own loss on the same prompts")
