@@ -74,7 +74,7 @@ LEARNING = {
         "rollouts_per_round": 8,
         "prompts": 96,
         "learning_rate": 3e-4,
-        "warmup_rollouts": 5,
+        "warmup_rollouts": 4,
         "imitation": 0.2,
         "patience": 3,
     },
