@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from generative_beauty import prepare
+from generative_world import prepare
 from intently.core.config import Config, Resources
 from intently.core.schema import EMBEDDING, ITEM_INTEREST, SEMANTIC_ID, VERDICT, Table
 from intently.core.workspace import Workspace, open_stage, version_of
