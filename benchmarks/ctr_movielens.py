@@ -63,7 +63,7 @@ PAPER = {
 }
 """AUC as published (Tables 2, 3 and 5)."""
 LEARNING = {"num_epochs": 2, "patience": 2, "batch_size": 2048, "learning_rate": 2e-3, "precision": "bf16"}
-FEW = {**LEARNING, "num_epochs": 6, "batch_size": 256, "learning_rate": 1e-3}
+FEW = {**LEARNING, "batch_size": 512}
 """Steps for tens of thousands of rows, where interests of some users alone were mined."""
 HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
 

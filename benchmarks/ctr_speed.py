@@ -4,9 +4,10 @@ PYTHONPATH=platform:. python benchmarks/ctr_speed.py [--quick] [--json FILE]
 
 A made-up log of MovieLens' size: people like some kinds of items and give stars to what they meet. Both sides read the last 20 events
 (item, category, stars), one thread, Adam at one constant rate, and are asked for AUC on the same held-out rows afterwards. FuxiCTR's
-DIN and loader come from its model_zoo; an event is one row of its item table, so that it sees stars as we do. All sides start from the same
-parameters, and that they then give the same chances is checked. Rates are rows per CPU second, because other work runs on the machine; the
-sides take turns, and the ratio is that of each side's best epoch. What a side does once (reading its files, building its model) is left out.
+DIN and loader come from its model_zoo; an event is one row of its item table, so that it sees stars as we do. All sides start from the
+same parameters, and that they then give the same chances is checked. Rates are rows per CPU second, because other work runs on the
+machine; the sides take turns, and the ratio is that of each side's best epoch. What a side does once (reading its files, building its
+model) is left out.
 """
 
 from __future__ import annotations
