@@ -118,7 +118,7 @@ def _examples(standing: Mapping[str, Artifact]) -> dict[str, Rows]:
     for name, columns in shown.items():
         if name in standing:
             rows = standing[name].read(columns=columns)
-            picked = rows.take(list(range(0, rows.num_rows, max(1, rows.num_rows // EXAMPLES)))[:EXAMPLES]).to_pylist()
+            picked = rows.take(pa.array(range(0, rows.num_rows, max(1, rows.num_rows // EXAMPLES))[:EXAMPLES], pa.int64())).to_pylist()
             found[name] = [columns, *(tuple(_said(row[column]) for column in columns) for row in picked)]
     for name, artifact in standing.items():
         refused = artifact.rejects().select(["row", "reason", "detail"]).slice(0, EXAMPLES).to_pylist()
