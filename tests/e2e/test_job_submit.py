@@ -55,7 +55,7 @@ HERE += ["stages.sweep_fusion.fusion.betas=[0.5]"]
 TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.5]", *HERE]}
 
 
-NAMED = {"train_policy": {"generator"}}
+NAMED = {"embed_interests": {"interest_node"}, "train_policy": {"generator"}}
 """Artifacts that a job reads because a setting names their version."""
 
 
@@ -175,7 +175,7 @@ def inputs(name: str, workspace: Workspace, folder: Path, redis_url: str) -> lis
             (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
             return [f"source.folder={folder}"]
         case "train_policy":
-            return [f"start={workspace.artifact('generator').version}"]
+            return [f"start='{workspace.artifact('generator').version}'"]  # a version may be all digits
         case "publish_explanations":
             return [f"redis_url={redis_url}"]
         case _:
