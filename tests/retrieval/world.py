@@ -114,11 +114,12 @@ def write_world(workspace: Workspace, tagged: range = range(NUM_USERS)) -> None:
     """Everything that train_towers reads; only users in `tagged` have tags."""
     splits = {"train": (0, 4), "validation": (4, 5), "test": (5, 6)}
     for split, (start, stop) in splits.items():
-        put(workspace, f"history_{split}", HISTORY, history({user(n): walk(n, start, stop) for n in range(NUM_USERS)}), num_parts=5)
+        rows = history({user(n): walk(n, start, stop) for n in range(NUM_USERS)})
+        put(workspace, f"history_{split}", HISTORY, rows, num_parts=5 if split == "train" else 1)
     put(workspace, "item", ITEM, items())
-    rows = tags(tagged)
-    put(workspace, "tag", TAG, rows)
+    tagged_rows = tags(tagged)
+    put(workspace, "tag", TAG, tagged_rows)
     ids = items()["item_id"].to_pylist()
     put(workspace, "item_embedding", EMBEDDING, embeddings("item", ids, [n // RING for n in range(len(ids))]))
-    texts = {row["tag"]: CATEGORIES.index(row["category"]) for row in rows.to_pylist()}
+    texts = {row["tag"]: CATEGORIES.index(row["category"]) for row in tagged_rows.to_pylist()}
     put(workspace, "tag_embedding", EMBEDDING, embeddings("tag", list(texts), list(texts.values())))
