@@ -21,6 +21,8 @@ export RAY_AUTH_MODE ?= token
 export HF_HUB_OFFLINE ?= 1
 export PYTHONPATH := platform
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Images often set it. Nothing is compiled at set-up, so every process would compile torch and Ray anew and take twice as long to start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test setup check system clean
 

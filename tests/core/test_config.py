@@ -75,6 +75,12 @@ def test_load_choice_outside_a_closed_set_names_the_choices() -> None:
         Example.load(overrides=["source.kind=kafka"])
 
 
+@pytest.mark.parametrize("text", ["123456789012", "012345670123", "12e4"])
+def test_load_text_of_digits_stays_as_it_was_written(text: str) -> None:
+    source = Example.load(overrides=["source.kind=files", f"source.path={text}"]).source
+    assert isinstance(source, Files) and source.path == text
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", ""])
 def test_load_override_that_is_not_an_assignment_says_how_to_write_it(override: str) -> None:
     with pytest.raises(ConfigError, match=r"--set = .*write it as field\.subfield=value"):

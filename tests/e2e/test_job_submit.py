@@ -175,7 +175,7 @@ def inputs(name: str, workspace: Workspace, folder: Path, redis_url: str) -> lis
             (folder / "events-2026-01-01.jsonl").write_text(json.dumps(event) + "\n")
             return [f"source.folder={folder}"]
         case "train_policy":
-            return [f"start='{workspace.artifact('generator').version}'"]  # a version may be all digits
+            return [f"start={workspace.artifact('generator').version}"]
         case "publish_explanations":
             return [f"redis_url={redis_url}"]
         case _:

@@ -6,6 +6,7 @@ A field made with `operational(...)` (cores, batch sizes, concurrency) does not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,8 @@ from intently.core.errors import ConfigError
 class Config(BaseModel):
     """Base of every config: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A version, a name or an id may be all digits, which YAML reads as a number.
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -114,6 +116,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(path, text, f"{parent} is a value, not a section")
         values = child
     try:
-        values[leaf] = yaml.safe_load(text)
+        # A leading zero would make it octal, and lose digits of a name.
+        values[leaf] = text if re.fullmatch(r"0\d+", text) else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(path, text, f"is not YAML: {' '.join(str(error).split())}") from error
