@@ -12,13 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from intently.core.config import Config
-from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER, Table
+from intently.core.schema import CHUNK, EMBEDDING, HISTORY
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
-from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
-from intently.data.sources import SourceConfig, open_source
+from intently.data.sources import SourceConfig
 from intently.llm.embedding import ItemTextConfig, embedding_rows, interest_texts, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.ranking.features import read_catalogue, read_log, read_rows
@@ -26,20 +24,9 @@ from intently.ranking.knowledge import histogram_vectors, interest_vectors, item
 from intently.ranking.samples import SampleConfig, label_events, split_samples
 from intently.ranking.training import CtrData
 
+from benchmarks.made import Made, put, put_log
+
 MICROSECONDS_A_DAY = 86_400_000_000
-
-
-class Made(Config):
-    """Settings of stages that the benchmark makes itself."""
-
-    made: str
-
-
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table, made: str = "log") -> Artifact:
-    """Write a whole artifact."""
-    stage = open_stage(workspace, name, table, {}, Made(made=made))
-    stage.write("part-00000", rows)
-    return stage.finish()
 
 
 def prepare(source: SourceConfig, folder: Path) -> Workspace:
@@ -47,14 +34,7 @@ def prepare(source: SourceConfig, folder: Path) -> Workspace:
     workspace = Workspace.open(folder)
     if workspace.latest_version("chunk"):
         return workspace
-    log, config = open_source(source), HistoryConfig(num_buckets=1)
-    history, user = (open_stage(workspace, t.name, t, {}, Made(made="log")) for t in (HISTORY, USER))
-    spill = Spill.of(history, 1)
-    spill_source(log, spill, config)
-    HistoryBuilder(history, user, spill)(config.parts[0])
-    spill.remove()
-    put(workspace, "item", ITEM, log.items)
-    put(workspace, "chunk", CHUNK, build_chunks(history.finish().read(), log.items, ChunkConfig()))
+    put(workspace, "chunk", CHUNK, build_chunks(*put_log(workspace, source), ChunkConfig()))
     return workspace
 
 

@@ -1,7 +1,7 @@
-"""Generative retrieval against popularity, ItemKNN and SASRec on Amazon Beauty, and all of it fused.
+"""Generative retrieval against popularity, ItemKNN, SASRec and the towers on Amazon Beauty, and all of it fused.
 
     PYTHONPATH=platform python benchmarks/generative_beauty.py [--quick] [--json FILE] [--workspace FOLDER] [--data FOLDER]
-        [--models popularity,item_knn,sasrec,tiger,ours] [--seeds 0,1,2] [--epochs 12] [--tokenizers]
+        [--models popularity,item_knn,sasrec,towers,tiger,ours] [--seeds 0,1,2] [--epochs 12] [--tokenizers]
 
 Leave-last-out (the last item of each person is the test, the one before it validation, training sees neither); all 12,101 items are
 ranked, hits are of items, not of codes; with the items that the person has bought left in and taken out (filter-seen); beams of 50, and
@@ -9,8 +9,8 @@ of 20 for the first seed of `ours`. On test every model may read the validation 
 below; the weights and the kind of fusion are swept by Ray Tune on validation with the first seed's models, and nothing is chosen on test.
 `tiger` is a decoder on RQ-VAE codes of an item's own text with a counter as the last code; `ours` has residual k-means codes of text,
 keywords that a language model wrote for the item (they come with the data) and collaborative vectors (of train alone), two levels, the
-last code spread over colliding items. Both have the same decoder, tasks and epochs. The fusion takes the generator's widest beam and the
-best 200 of SASRec and ItemKNN.
+last code spread over colliding items. Both have the same decoder, tasks and epochs. A fusion takes the generator's widest beam and the
+best 200 of the others; one without the generator stands beside, so that a reader sees what it adds.
 
 --tokenizers trains a decoder for few epochs on each of eight tokenizers instead and tests it on the first people.
 
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from generative_world import BASELINES, Case, fit_baseline, item_vectors, list_best, prepare, ranks_of
+from generative_world import BASELINES, Case, Learned, fit_baseline, item_vectors, list_best, prepare, ranks_of
 from intently.core.config import Resources
 from intently.core.schema import SEMANTIC_ID
 from intently.core.workspace import open_stage
@@ -50,15 +50,19 @@ from intently.generative.trie import code_matrix
 from intently.metrics.ranking import hit_rate, ndcg
 from intently.retrieval.evaluate import Scorer
 from intently.retrieval.sasrec import SASRecConfig
+from intently.retrieval.training import LearningConfig, TrainingConfig
 from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
 from intently.runtime.tune import SweepConfig, sweep
+from towers import FULL as TOWERS
 
 CUTOFFS = (5, 10)
 WIDTHS = (20, 50)
-SEEDED = ("sasrec", "ours")
+SEEDED = ("sasrec", "towers", "ours")
 """Models that are measured with every seed; the others with the first."""
+FUSIONS = ("ours+sasrec", "ours+sasrec+item_knn", "ours+sasrec+item_knn+towers", "sasrec+item_knn+towers")
+"""Lists that are fused; each has a share."""
 PUBLISHED = {
     "TIGER (its paper)": 0.0648, "TIGER": 0.0763, "LC-Rec": 0.0821, "HSTU": 0.0867, "MiniOneRec": 0.0945, "OpenOneRec": 0.0924,
     "eSASRec, filtered": 0.0928, "DeepInterestGR": 0.1032,
@@ -81,7 +85,7 @@ class Scale:
 
     generator: dict[str, Any]
     num_codes: int
-    sasrec: SASRecConfig
+    learned: Learned
     tuned_users: int
     tokenizer_epochs: int
     tokenizer_users: int
@@ -107,10 +111,14 @@ GENERATOR = {
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-SASREC = SASRecConfig(patience=20, evaluate_every=5)
-FULL = Scale(GENERATOR, 256, SASREC, 5000, 2, 5000, 5)
+LEARNED = Learned(SASRecConfig(patience=20, evaluate_every=5), next(each.towers for each in TOWERS if each.name == "beauty"))
+FULL = Scale(GENERATOR, 256, LEARNED, 5000, 2, 5000, 8)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
-QUICK = Scale(GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32, SASRecConfig(num_epochs=2), 200, 1, 100, 1)
+QUICK = Scale(
+    GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32,
+    Learned(SASRecConfig(num_epochs=2), TrainingConfig(learning=LearningConfig(num_epochs=1, batch_size=256, num_negatives=256))),
+    200, 1, 100, 4,
+)  # fmt: skip
 
 Place = tuple[str, int, bool]
 """Split, width of the beam, filter-seen."""
@@ -205,7 +213,7 @@ class Bench:
         common, targets = {"model": name, "seed": seed}, self.case.targets["test"]
         if name in BASELINES:
             begin = time.monotonic()
-            scorers, size = fit_baseline(self.case, name, self.sasrec(seed), self.folder)
+            scorers, size = fit_baseline(self.case, name, self.scale.learned.with_seed(seed), self.folder)
             cost = {"seconds": time.monotonic() - begin, "parameters": size}
             ranks = {seen: ranks_of(self.case, scorers["test"], "test", seen) for seen in (False, True)}
             return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
@@ -216,51 +224,48 @@ class Bench:
             for width, seen in itertools.product(widths, (False, True))
         ]
 
-    def sasrec(self, seed: int) -> SASRecConfig:
-        """Settings of SASRec with a seed."""
-        return self.scale.sasrec.model_copy(update={"seed": seed})
-
     @cached_property
     def neighbours(self) -> dict[str, Scorer]:
         """ItemKNN's scorers, which know no seed."""
-        return fit_baseline(self.case, "item_knn", self.scale.sasrec, self.folder)[0]
+        return fit_baseline(self.case, "item_knn", self.scale.learned, self.folder)[0]
 
-    def pools(self, split: str, generator: str, seed: int, epochs: int) -> dict[str, tuple[Pool, np.ndarray]]:
-        """The three lists of a split's users and their targets: `all`, and `filtered` without what they have."""
-        found = Answers.load(self.folder / f"{generator}-{seed}-{epochs}.npz")
-        sasrec, _ = fit_baseline(self.case, "sasrec", self.sasrec(seed), self.folder)
-        scorers = {"sasrec": sasrec[split], "item_knn": self.neighbours[split]}
+    def pools(self, split: str, models: Sequence[str], seed: int, epochs: int) -> dict[str, tuple[Pool, np.ndarray]]:
+        """The models' lists of a split's users, and their targets: `all`, and `filtered` without what they have."""
+        listed = [model for model in models if model != "ours"]
+        learned = self.scale.learned.with_seed(seed)
+        fitted = {m: self.neighbours if m == "item_knn" else fit_baseline(self.case, m, learned, self.folder)[0] for m in listed}
         made = {}
         for name, seen in (("all", False), ("filtered", True)):
-            place = (split, max(WIDTHS), seen)
-            generated = (found.items[place], np.exp(found.scores[place]))
-            lists = [generated, *(list_best(self.case, model, scorer, split, seen) for model, scorer in scorers.items())]
+            lists = [list_best(self.case, model, fitted[model][split], split, seen) for model in listed]
+            if "ours" in models:
+                found, place = Answers.load(self.folder / f"ours-{seed}-{epochs}.npz"), (split, max(WIDTHS), seen)
+                lists.insert(0, (found.items[place], np.exp(found.scores[place])))
             made[name] = (pool(lists), self.case.targets[split])
         return made
 
-    def choose(self, generator: str, seed: int, epochs: int, with_knn: bool) -> dict[str, dict[str, Any]]:
+    def choose(self, fusion: str, seed: int, epochs: int) -> dict[str, dict[str, Any]]:
         """The sweep on validation: name of a filter → the point of the best HR@10."""
-        steps, label = self.scale.weights, f"{generator}-{seed}-{epochs}-{'knn' if with_knn else 'sasrec'}"
-        shares = [(g, s, steps - g - s) for g in range(steps + 1) for s in range(steps + 1 - g) if with_knn or g + s == steps]
+        steps, models = self.scale.weights, fusion.split("+")
         points = [
-            {"method": float(method)} | {f"weight_{place}": share / steps for place, share in enumerate(parts)}
+            {"method": float(method)} | {f"weight_{place}": share / steps for place, share in enumerate(shares)}
             for method in range(len(METHODS))
-            for parts in shares
+            for shares in itertools.product(range(1, steps), repeat=len(models))
+            if sum(shares) == steps
         ]
-        data = self.pools("validation", generator, seed, epochs)
-        results = sweep(measure_weights, points, data, SweepConfig(), self.case.workspace, f"fusion/{label}")
+        data = self.pools("validation", models, seed, epochs)
+        results = sweep(measure_weights, points, data, SweepConfig(), self.case.workspace, f"fusion/{fusion}-{seed}-{epochs}")
         best = {name: int(np.argmax([result[f"hr10_{name}"] for result in results])) for name in data}
         return {name: points[place] | {"validation_hr10": results[place][f"hr10_{name}"]} for name, place in best.items()}
 
-    def measure_fusion(self, generator: str, seed: int, epochs: int, chosen: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    def measure_fusion(self, fusion: str, seed: int, epochs: int, chosen: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         """Test figures of a fusion whose weights are chosen."""
-        rows = []
-        for name, (candidates, targets) in self.pools("test", generator, seed, epochs).items():
+        rows, models = [], fusion.split("+")
+        for name, (candidates, targets) in self.pools("test", models, seed, epochs).items():
             point = chosen[name]
-            method, weights = METHODS[int(point["method"])], [point[f"weight_{place}"] for place in range(3)]
+            method, weights = METHODS[int(point["method"])], [point[f"weight_{place}"] for place in range(len(models))]
             ranks = ranks_in_pool(candidates, fuse(candidates, weights, method), targets)
             told = {"method": method, "weights": weights, "validation_hr10": point["validation_hr10"]}
-            common = {"seed": seed, "beam": max(WIDTHS), "filter_seen": name == "filtered"}
+            common = {"model": fusion, "seed": seed, "beam": max(WIDTHS), "filter_seen": name == "filtered"}
             rows.append(common | accuracy(ranks) | told)
         return rows
 
@@ -273,12 +278,11 @@ class Bench:
             label = f"{model}-{seed}" if model in BASELINES else f"{model}-{seed}-{epochs}"
             widths = WIDTHS if model == "ours" and seed == seeds[0] else (max(WIDTHS),)
             rows += self._kept(label, lambda m=model, s=seed, w=widths: self.measure(m, s, epochs, w))
-        if {"sasrec", "ours"} <= set(models):
-            for name, with_knn in (("ours+sasrec", False), ("ours+sasrec+item_knn", True)):
-                (chosen,) = self._kept(f"{name}-{epochs}-chosen", lambda k=with_knn: [self.choose("ours", seeds[0], epochs, k)])
+        for fusion in FUSIONS:
+            if set(fusion.split("+")) <= set(models):
+                (chosen,) = self._kept(f"{fusion}-{epochs}-chosen", lambda f=fusion: [self.choose(f, seeds[0], epochs)])
                 for seed in seeds:
-                    work = lambda n=name, s=seed, c=chosen: [{"model": n} | row for row in self.measure_fusion("ours", s, epochs, c)]  # noqa: E731
-                    rows += self._kept(f"{name}-{seed}-{epochs}", work)
+                    rows += self._kept(f"{fusion}-{seed}-{epochs}", lambda f=fusion, s=seed, c=chosen: self.measure_fusion(f, s, epochs, c))
         return rows
 
     def compare_tokenizers(self, peers: Path) -> list[dict[str, Any]]:
@@ -329,8 +333,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over seeds at the widest beam, of what was run; fused is the fusion that is better on validation."""
-    fusions = {row["model"]: row["validation_hr10"] for row in rows if "validation_hr10" in row and row["filter_seen"]}
+    """Means over seeds at the widest beam, of what was run; fused is the fusion with the generator that is best on validation."""
+    fusions = {row["model"]: row["validation_hr10"] for row in rows if row["model"].startswith("ours+") and row["filter_seen"]}
     names = {"generative": "ours"} | {name: name for name in (*BASELINES, "tiger")}
     if fusions:
         names["fused"] = max(fusions, key=lambda name: fusions[name])

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from intently.core.config import Config
-from intently.core.schema import EMBEDDING, HISTORY, ITEM, USER, Table
-from intently.core.workspace import Workspace, open_stage
-from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
+from intently.core.schema import EMBEDDING
+from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
-from intently.data.sources import SimulatorSource, open_source
-from intently.data.splits import SplitConfig, split_histories
+from intently.data.sources import SimulatorSource
 from intently.generative.evaluate import read_targets
 from intently.generative.inputs import InputConfig, item_inputs
 from intently.generative.sequences import SequenceConfig, Sequences, append_sequences, read_sequences
@@ -25,48 +22,32 @@ from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularit
 from intently.retrieval.evaluate import Scorer
 from intently.retrieval.interactions import BehaviourConfig, Interactions, append_interactions, read_interactions
 from intently.retrieval.sasrec import SASRec, SASRecConfig, train_sasrec
+from intently.retrieval.trained import restore_towers
+from intently.retrieval.training import TrainingConfig, read_tower_data
+from made import put, put_log, put_splits
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 from scipy.sparse.linalg import svds
+from towers import READS, fit_towers, put_tags
 
-BASELINES = ("popularity", "item_knn", "sasrec")
+BASELINES = ("popularity", "item_knn", "sasrec", "towers")
 LISTED = 200
 """Items of a baseline's list that a fusion sees."""
 
 
-class Made(Config):
-    """Settings of stages that the benchmark makes itself."""
-
-    made: str
-
-
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table, made: str = "") -> str:
-    """Write a whole artifact; its version."""
-    stage = open_stage(workspace, name, table, {}, Made(made=made or name))
-    stage.write("part-00000", rows)
-    return stage.finish().version
-
-
 def prepare(data: Path | None, folder: Path) -> Workspace:
-    """Items, histories and texts as vectors; what stands stays. Without data the simulator's."""
+    """Items, histories, and texts as vectors; what stands stays. Without data the simulator's."""
     workspace = Workspace.open(folder)
-    if workspace.latest_version("keyword_embedding"):
-        return workspace
-    simulator = SimulatorSource.parse({"num_users": 300, "num_items": 300, "events_per_user": 150, "pictures": False})
-    log, config = open_source(SharedParquetConfig(path=str(data)) if data else simulator), HistoryConfig(num_buckets=1)
-    history, user = (open_stage(workspace, table.name, table, {}, Made(made="log")) for table in (HISTORY, USER))
-    spill = Spill.of(history, 1)
-    spill_source(log, spill, config)
-    HistoryBuilder(history, user, spill)(config.parts[0])
-    spill.remove()
-    split = split_histories(history.finish().read(), SplitConfig())
-    put(workspace, "item", ITEM, log.items)
-    for name in ("train", "validation", "test"):
-        put(workspace, f"history_{name}", HISTORY, getattr(split, name))
-    encoder, ids = TextEncoder(EncoderConfig(max_tokens=64)), log.items["item_id"]
-    texts = {"item": item_texts(log.items, ItemTextConfig()).to_pylist(), "keyword": keywords(data, log.items)}
-    for kind, said in texts.items():
-        put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows("item", ids, encoder.encode(said), encoder.name))
+    if not workspace.latest_version("keyword_embedding"):
+        simulator = SimulatorSource.parse({"num_users": 300, "num_items": 300, "events_per_user": 150, "pictures": False})
+        histories, items = put_log(workspace, SharedParquetConfig(path=str(data)) if data else simulator)
+        put_splits(workspace, histories)
+        encoder = TextEncoder(EncoderConfig(max_tokens=64))
+        texts = {"item": item_texts(items, ItemTextConfig()).to_pylist(), "keyword": keywords(data, items)}
+        for kind, said in texts.items():
+            put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows("item", items["item_id"], encoder.encode(said), encoder.name))
+    if not workspace.latest_version("tag_embedding"):
+        put_tags(workspace, *(workspace.artifact(name).read() for name in ("history_train", "item")))
     return workspace
 
 
@@ -144,8 +125,21 @@ def collaborative_vectors(case: Case, width: int = 64) -> np.ndarray:
     return (items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def fit_baseline(case: Case, model: str, sasrec: SASRecConfig, folder: Path) -> tuple[dict[str, Scorer], int]:
-    """A baseline: split → its scorer, and its parameters; SASRec's weights are kept in the folder."""
+@dataclass(frozen=True)
+class Learned:
+    """Settings of the baselines that are trained."""
+
+    sasrec: SASRecConfig
+    towers: TrainingConfig
+
+    def with_seed(self, seed: int) -> Learned:
+        """The same, drawn anew."""
+        learning = self.towers.learning.model_copy(update={"seed": seed})
+        return Learned(self.sasrec.model_copy(update={"seed": seed}), self.towers.model_copy(update={"learning": learning}))
+
+
+def fit_baseline(case: Case, model: str, learned: Learned, folder: Path) -> tuple[dict[str, Scorer], int]:
+    """A baseline: split → its scorer, and its parameters; weights of what is trained are kept in the folder."""
     behaviours, num_items = BehaviourConfig(), len(case.item_ids)
     match model:
         case "popularity":
@@ -155,6 +149,7 @@ def fit_baseline(case: Case, model: str, sasrec: SASRecConfig, folder: Path) -> 
             neighbours = ItemKNN(case.past, num_items, behaviours)
             return {"validation": neighbours.scorer(case.past), "test": neighbours.scorer(case.later)}, 0
         case "sasrec":
+            sasrec = learned.sasrec
 
             def validate(scorer: Scorer) -> float:
                 return float((ranks_of(case, scorer, "validation", filter_seen=True) < 10).mean())
@@ -167,8 +162,31 @@ def fit_baseline(case: Case, model: str, sasrec: SASRecConfig, folder: Path) -> 
             pasts = (("validation", case.past), ("test", case.later))
             scorers = {split: trained.scorer(past, behaviours, behaviours.taken) for split, past in pasts}
             return scorers, sum(parameter.numel() for parameter in trained.parameters())
+        case "towers":
+            return fit_dense(case, learned.towers, folder)
         case _:
             raise ValueError(f"model {model!r}: one of {', '.join(BASELINES)}")
+
+
+def fit_dense(case: Case, config: TrainingConfig, folder: Path) -> tuple[dict[str, Scorer], int]:
+    """The towers' user side against their items, in cosines over the temperature that they were trained with."""
+    data = read_tower_data(case.workspace, {name: case.workspace.artifact(name).version for name in READS}, config)
+    path = folder / f"towers-{config.learning.seed}.safetensors"
+    if not path.exists():
+        fitted = fit_towers(case.workspace, data, config, Workspace.open(folder / "training"))
+        save_file({name: value.contiguous().clone() for name, value in fitted.state_dict().items()}, path)
+    towers = restore_towers(data, config, path)
+    representations, items = towers.item_vectors()
+    matrix = items.numpy().T / config.learning.temperature
+    validation = case.workspace.artifact("history_validation").read()
+    later = append_interactions(data.past, read_interactions(validation, case.item_ids, config.behaviours.history))
+
+    def scorer(past: Interactions) -> Scorer:
+        vectors = towers.user.vectors(past, representations).numpy()
+        return lambda users: vectors[users] @ matrix
+
+    scorers = {"validation": scorer(data.past), "test": scorer(later)}
+    return scorers, sum(parameter.numel() for parameter in towers.parameters())
 
 
 def score(case: Case, scorer: Scorer, split: str, filter_seen: bool, rows: slice) -> np.ndarray:
@@ -189,11 +207,11 @@ def ranks_of(case: Case, scorer: Scorer, split: str, filter_seen: bool) -> np.nd
 
 
 def list_best(case: Case, model: str, scorer: Scorer, split: str, filter_seen: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[N, LISTED] best items of each user and their probabilities: a softmax of SASRec's scores, shares of ItemKNN's sum."""
+    """[N, LISTED] best items of each user and their probabilities: shares of ItemKNN's sum, a softmax of the other models' scores."""
     items, probabilities = [], []
     for rows in _blocks(case, split):
         scores = score(case, scorer, split, filter_seen, rows)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True)) if model == "sasrec" else np.maximum(scores, 0)
+        weights = np.maximum(scores, 0) if model == "item_knn" else np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
         most = min(LISTED, scores.shape[1])
         best = np.argpartition(-scores, most - 1, axis=1)[:, :most]

@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from generative_world import prepare
-from intently.core.config import Config, Resources
-from intently.core.schema import EMBEDDING, ITEM_INTEREST, SEMANTIC_ID, VERDICT, Table
+from intently.core.config import Resources
+from intently.core.schema import EMBEDDING, ITEM_INTEREST, SEMANTIC_ID, VERDICT
 from intently.core.workspace import Workspace, open_stage, version_of
 from intently.generative.beam import BeamConfig
 from intently.generative.evaluate import ranks_of_found, read_targets
@@ -54,6 +54,7 @@ from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.grpo import BEST
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
+from made import put
 from transformers import AutoModelForCausalLM
 
 CUTOFFS, WIDTH = (5, 10, 50), 50
@@ -223,13 +224,6 @@ class Trial:
         return json.loads(path.read_text())
 
 
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table) -> str:
-    """Write a whole artifact; its version."""
-    stage = open_stage(workspace, name, table, {}, Config())
-    stage.write("part-00000", rows)
-    return stage.finish().version
-
-
 def keywords(data: Path | None, items: pa.Table) -> list[list[str]]:
     """What a language model said of each item; of the simulator's its attributes."""
     if data is None:
@@ -327,7 +321,7 @@ def fine_tune(workspace: Workspace) -> str:
     config = QuantiserConfig(kind="rq_kmeans", num_codes=32, num_levels=3)
     stacked = np.stack(vectors["vector"].to_numpy(zero_copy_only=False))
     made = assign_semantic_ids(vectors["id"].combine_chunks(), stacked, fit_quantiser(stacked, config))
-    versions = {"semantic_id": put(workspace, "semantic_id", SEMANTIC_ID, made.table)}
+    versions = {"semantic_id": put(workspace, "semantic_id", SEMANTIC_ID, made.table).version}
     versions |= {name: workspace.artifact(name).version for name in ("item", "history_train")}
     settings = GeneratorConfig.parse(TINY)
     stage = open_stage(workspace, "generator", None, versions, settings)

@@ -29,7 +29,8 @@ from intently.retrieval.trained import embedding_table, load_towers, put_towers,
 from intently.retrieval.training import LearningConfig, TrainingConfig, read_tower_data, train_towers
 from intently.runtime.train import WEIGHTS, TrainConfig, train
 from intently.runtime.tune import SweepConfig, sweep
-from towers import prepare, put
+from made import put
+from towers import prepare
 
 TABLES = ("item", "history_train", "tag", "item_embedding", "tag_embedding")
 SIMULATED = SimulatorSource(num_users=200, num_items=400, pictures=False)

@@ -29,13 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from intently.core.config import Config
-from intently.core.schema import EMBEDDING, HISTORY, ITEM, TAG, USER, Table
-from intently.core.workspace import Workspace, open_stage
-from intently.data.histories import HistoryBuilder, HistoryConfig, Spill, spill_source
+from intently.core.schema import EMBEDDING, TAG
+from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
-from intently.data.sources import SimulatorSource, SourceConfig, open_source
-from intently.data.splits import SplitConfig, split_histories
+from intently.data.sources import SimulatorSource, SourceConfig
 from intently.llm.embedding import ItemTextConfig, embedding_rows, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularity
@@ -47,6 +44,7 @@ from intently.retrieval.towers import Towers
 from intently.retrieval.trained import restore_towers
 from intently.retrieval.training import TowerData, TrainingConfig, read_tower_data, train_towers
 from intently.runtime.train import WEIGHTS, TrainConfig, train
+from made import put, put_log, put_splits
 
 CUTOFFS = (10, 50)
 MOST_TUNED = 5000
@@ -65,41 +63,25 @@ FIXED = ("popularity", "item_knn")
 STOP = {"the", "and", "for", "with", "from", "ounce", "ounces", "pack", "count", "inch", "set", "new", "size"}
 
 
-class Made(Config):
-    """Settings of stages that the benchmark makes itself."""
-
-    made: str
-
-
-def put(workspace: Workspace, name: str, table: Table, rows: pa.Table) -> None:
-    """Write a whole artifact."""
-    stage = open_stage(workspace, name, table, {}, Made(made=name))
-    stage.write("part-00000", rows)
-    stage.finish()
-
-
 def prepare(source: SourceConfig, folder: Path) -> Workspace:
     """Everything that the towers read, of one data set, in this process; what stands already stays."""
     workspace = Workspace.open(folder)
     if workspace.latest_version("tag_embedding"):
         return workspace
-    log, config = open_source(source), HistoryConfig(num_buckets=1)
-    history, user = (open_stage(workspace, t.name, t, {}, Made(made="log")) for t in (HISTORY, USER))
-    spill = Spill.of(history, 1)
-    spill_source(log, spill, config)
-    HistoryBuilder(history, user, spill)(config.parts[0])
-    spill.remove()
-    split = split_histories(history.finish().read(), SplitConfig())
-    put(workspace, "item", ITEM, log.items)
-    for name in ("train", "validation", "test"):
-        put(workspace, f"history_{name}", HISTORY, getattr(split, name))
-    tags = rule_tags(split.train, log.items)
-    put(workspace, "tag", TAG, tags)
+    histories, items = put_log(workspace, source)
+    put_tags(workspace, put_splits(workspace, histories), items)
     encoder = TextEncoder(EncoderConfig())
-    names = pc.unique(tags["tag"])
-    for kind, ids, texts in (("item", log.items["item_id"], item_texts(log.items, ItemTextConfig())), ("tag", names, names)):
-        put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows(kind, ids, encoder.encode(texts.to_pylist()), encoder.name))
+    texts = item_texts(items, ItemTextConfig()).to_pylist()
+    put(workspace, "item_embedding", EMBEDDING, embedding_rows("item", items["item_id"], encoder.encode(texts), encoder.name))
     return workspace
+
+
+def put_tags(workspace: Workspace, history: pa.Table, items: pa.Table) -> None:
+    """Write tags by rule, and their vectors."""
+    tags, encoder = rule_tags(history, items), TextEncoder(EncoderConfig())
+    put(workspace, "tag", TAG, tags)
+    names = pc.unique(tags["tag"])
+    put(workspace, "tag_embedding", EMBEDDING, embedding_rows("tag", names, encoder.encode(names.to_pylist()), encoder.name))
 
 
 def rule_tags(history: pa.Table, items: pa.Table, num_recent: int = 12) -> pa.Table:
@@ -215,7 +197,8 @@ def run_model(case: Case, model: str, seed: int) -> list[dict[str, Any]]:
 def run_towers(case: Case, model: str, seed: int) -> list[dict[str, Any]]:
     """One training of the towers: behaviour alone, tags alone, and fused with the weight that validation chose."""
     data, config = case.data, case.setting.towers
-    towers = fit_towers(case, config, TOWERS[model], seed)
+    learning = config.learning.model_copy(update={"alpha": TOWERS[model], "seed": seed})
+    towers = fit_towers(case.workspace, data, config.model_copy(update={"learning": learning}), case.scratch)
     representations, items = towers.item_vectors()
     with torch.no_grad():
         tags = towers.tag(torch.from_numpy(data.tags.words), torch.from_numpy(data.tags.offsets[:-1])).numpy()
@@ -237,17 +220,15 @@ def run_towers(case: Case, model: str, seed: int) -> list[dict[str, Any]]:
     return [*rows, beta]
 
 
-def fit_towers(case: Case, config: TrainingConfig, alpha: float, seed: int) -> Towers:
+def fit_towers(workspace: Workspace, data: TowerData, config: TrainingConfig, scratch: Workspace) -> Towers:
     """Train in this process through the harness, which goes on from its checkpoints."""
-    learning = config.learning.model_copy(update={"alpha": alpha, "seed": seed})
-    config = config.model_copy(update={"learning": learning})
-    versions = {name: case.workspace.artifact(name).version for name in READS}
+    versions = {name: workspace.artifact(name).version for name in READS}
     harness = TrainConfig.parse({"launcher": "local", "resources": {"cpus": torch.get_num_threads()}, "checkpoint_every": 1})
     name = f"towers/{_digest(config.model_dump(mode='json'), versions)}/training"
-    arguments = {"workspace": case.workspace, "versions": versions, "config": config}
-    with train(train_towers, arguments, harness, case.scratch, name) as result:
-        towers = restore_towers(case.data, config, result.folder / WEIGHTS)
-    case.scratch.filesystem.delete_dir(case.scratch.path(name))
+    arguments = {"workspace": workspace, "versions": versions, "config": config}
+    with train(train_towers, arguments, harness, scratch, name) as result:
+        towers = restore_towers(data, config, result.folder / WEIGHTS)
+    scratch.filesystem.delete_dir(scratch.path(name))
     return towers
 
 
