@@ -332,7 +332,7 @@ FULL = (
                 "learning": {**SMALL, "num_epochs": 6, "batch_size": 1024, "stretch": 8, "tag_weight": 0.2},
             }
         ),
-        sasrec=SASRecConfig(length=50, dropout=0.4, learning_rate=0.002, num_epochs=40, patience=10, evaluate_every=2),
+        sasrec=SASRecConfig(patience=20, evaluate_every=5),
     ),
     DataSet(
         name="simulator",
