@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from generative_world import BASELINES, Case, Learned, fit_baseline, item_vectors, list_best, prepare, ranks_of
+from generative_world import BASELINES, LEARNED, QUICK_LEARNED, Case, Learned, fit_baseline, item_vectors, list_best, prepare, ranks_of
 from intently.core.config import Resources
 from intently.core.schema import SEMANTIC_ID
 from intently.core.workspace import open_stage
@@ -49,13 +49,10 @@ from intently.generative.training import GeneratorConfig, read_generator_data, t
 from intently.generative.trie import code_matrix
 from intently.metrics.ranking import hit_rate, ndcg
 from intently.retrieval.evaluate import Scorer
-from intently.retrieval.sasrec import SASRecConfig
-from intently.retrieval.training import LearningConfig, TrainingConfig
 from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.sft import MODEL
 from intently.runtime.train import TrainConfig, train
 from intently.runtime.tune import SweepConfig, sweep
-from towers import FULL as TOWERS
 
 CUTOFFS = (5, 10)
 WIDTHS = (20, 50)
@@ -111,13 +108,11 @@ GENERATOR = {
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-LEARNED = Learned(SASRecConfig(patience=20, evaluate_every=5), next(each.towers for each in TOWERS if each.name == "beauty"))
 FULL = Scale(GENERATOR, 256, LEARNED, 5000, 2, 5000, 8)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(
     GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32,
-    Learned(SASRecConfig(num_epochs=2), TrainingConfig(learning=LearningConfig(num_epochs=1, batch_size=256, num_negatives=256))),
-    200, 1, 100, 4,
+    QUICK_LEARNED, 200, 1, 100, 4,
 )  # fmt: skip
 
 Place = tuple[str, int, bool]

@@ -22,13 +22,14 @@ from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularit
 from intently.retrieval.evaluate import Scorer
 from intently.retrieval.interactions import BehaviourConfig, Interactions, append_interactions, read_interactions
 from intently.retrieval.sasrec import SASRec, SASRecConfig, train_sasrec
+from intently.retrieval.towers import Towers
 from intently.retrieval.trained import restore_towers
-from intently.retrieval.training import TrainingConfig, read_tower_data
+from intently.retrieval.training import LearningConfig, TowerData, TrainingConfig, read_tower_data
 from made import put, put_log, put_splits
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 from scipy.sparse.linalg import svds
-from towers import READS, fit_towers, put_tags
+from towers import FULL, READS, fit_towers, put_tags
 
 BASELINES = ("popularity", "item_knn", "sasrec", "towers")
 LISTED = 200
@@ -138,6 +139,13 @@ class Learned:
         return Learned(self.sasrec.model_copy(update={"seed": seed}), self.towers.model_copy(update={"learning": learning}))
 
 
+LEARNED = Learned(SASRecConfig(patience=20, evaluate_every=5), next(each.towers for each in FULL if each.name == "beauty"))
+QUICK_LEARNED = Learned(
+    SASRecConfig(num_epochs=2), TrainingConfig(learning=LearningConfig(num_epochs=1, batch_size=256, num_negatives=256))
+)
+"""Of the simulator's people for --quick."""
+
+
 def fit_baseline(case: Case, model: str, learned: Learned, folder: Path) -> tuple[dict[str, Scorer], int]:
     """A baseline: split → its scorer, and its parameters; weights of what is trained are kept in the folder."""
     behaviours, num_items = BehaviourConfig(), len(case.item_ids)
@@ -168,14 +176,19 @@ def fit_baseline(case: Case, model: str, learned: Learned, folder: Path) -> tupl
             raise ValueError(f"model {model!r}: one of {', '.join(BASELINES)}")
 
 
-def fit_dense(case: Case, config: TrainingConfig, folder: Path) -> tuple[dict[str, Scorer], int]:
-    """The towers' user side against their items, in cosines over the temperature that they were trained with."""
-    data = read_tower_data(case.workspace, {name: case.workspace.artifact(name).version for name in READS}, config)
+def fit_or_restore_towers(workspace: Workspace, config: TrainingConfig, folder: Path) -> tuple[TowerData, Towers]:
+    """What the towers read, and they, fitted on train; their weights are kept in the folder."""
+    data = read_tower_data(workspace, {name: workspace.artifact(name).version for name in READS}, config)
     path = folder / f"towers-{config.learning.seed}.safetensors"
     if not path.exists():
-        fitted = fit_towers(case.workspace, data, config, Workspace.open(folder / "training"))
+        fitted = fit_towers(workspace, data, config, Workspace.open(folder / "training"))
         save_file({name: value.contiguous().clone() for name, value in fitted.state_dict().items()}, path)
-    towers = restore_towers(data, config, path)
+    return data, restore_towers(data, config, path)
+
+
+def fit_dense(case: Case, config: TrainingConfig, folder: Path) -> tuple[dict[str, Scorer], int]:
+    """The towers' user side against their items, in cosines over the temperature that they were trained with."""
+    data, towers = fit_or_restore_towers(case.workspace, config, folder)
     representations, items = towers.item_vectors()
     matrix = items.numpy().T / config.learning.temperature
     validation = case.workspace.artifact("history_validation").read()

@@ -6,9 +6,10 @@
 The fine-tuned model is one that generative_beauty.py (`--models ours`) left in the workspace. Leave-last-out, all items ranked by the
 constrained search (beam 50, scores of the policy itself), hits of items; before and after are asked about the same people. The policy
 learns from targets inside train histories; which round is kept is chosen on validation, nothing on test. Rewards (weights in brackets):
-`hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of SASRec's item vectors; `semantic` (1), cosine of texts; `rank`
+`hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of the towers' item vectors; `semantic` (1), cosine of texts; `rank`
 (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1, gated 0.5 where all codes but the last are the
-target's); labels are rule, random or uniform. `more_sft` pays nothing: only the imitation term that all rows share goes on.
+target's); labels are rule, random or uniform. `affinity` (hit 1, affinity 1) pays what the towers expect of the person, fitted on the same
+histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: only the imitation term that all rows share goes on.
 
 Interests of an item are the keywords that come with the data, written by a language model; the rule labels them (one word is enough). There
 is no row for labels of a language model: the shipped student cannot judge interests, and no other model is at hand. Every finished row is
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from generative_world import prepare
+from generative_world import LEARNED, QUICK_LEARNED, fit_or_restore_towers, prepare
 from intently.core.config import Resources
 from intently.core.schema import EMBEDDING, ITEM_INTEREST, SEMANTIC_ID, VERDICT
 from intently.core.workspace import Workspace, open_stage, version_of
@@ -45,11 +46,8 @@ from intently.interests.labels import LabelConfig, label_item_interests
 from intently.interests.phrases import BrandFinder
 from intently.llm.embedding import embedding_rows
 from intently.llm.encoder import EncoderConfig, TextEncoder
-from intently.metrics.ranking import hit_rate, ndcg, ranks_of_targets
-from intently.retrieval.evaluate import Scorer
-from intently.retrieval.evaluate import read_targets as read_targets_of_rankings
-from intently.retrieval.interactions import BehaviourConfig, read_interactions
-from intently.retrieval.sasrec import SASRecConfig, train_sasrec
+from intently.metrics.ranking import hit_rate, ndcg
+from intently.retrieval.training import TrainingConfig
 from intently.runtime.deepspeed import DeepSpeedConfig
 from intently.runtime.grpo import BEST
 from intently.runtime.sft import MODEL
@@ -58,7 +56,7 @@ from made import put
 from transformers import AutoModelForCausalLM
 
 CUTOFFS, WIDTH = (5, 10, 50), 50
-MAIN = ("published/rule", "gated/rule")
+MAIN = ("published/rule", "gated/rule", "gated+affinity/rule")
 REWARDS: dict[str, dict[str, float]] = {
     "more_sft": {"hit": 0.0},
     "hit": {"hit": 1.0},
@@ -68,6 +66,8 @@ REWARDS: dict[str, dict[str, float]] = {
     "rank": {"hit": 1.0, "rank": 1.0},
     "published": {"hit": 1.0, "interest": 0.5},
     "gated": {"hit": 1.0, "gated": 0.5},
+    "affinity": {"hit": 1.0, "affinity": 1.0},
+    "gated+affinity": {"hit": 1.0, "gated": 0.5, "affinity": 1.0},
 }
 LEARNING = {
     "grpo": {
@@ -109,7 +109,7 @@ class Trial:
         folder: where finished rows are kept.
         histories, targets: of the test users, by catalogue row.
         num_items, depth: of the catalogue's trie.
-        sasrec_epochs: of the model whose item vectors the collaborative reward reads.
+        towers: settings of the towers whose vectors affinity and the collaborative reward read.
     """
 
     workspace: Workspace
@@ -121,7 +121,7 @@ class Trial:
     targets: np.ndarray
     num_items: int
     depth: int
-    sasrec_epochs: int
+    towers: TrainingConfig
 
     def versions(self, rewards: Sequence[str]) -> dict[str, str]:
         """Versions of what the rewards read; tables are made where they do not stand."""
@@ -131,8 +131,8 @@ class Trial:
                 match name:
                     case "interest_verdict":
                         put(self.workspace, name, VERDICT, self.verdicts())
-                    case "item_vector":
-                        put(self.workspace, name, EMBEDDING, self.vectors())
+                    case "user_vector" | "item_vector":
+                        self.put_vectors()
             made[name] = self.workspace.artifact(name).version
         return made
 
@@ -147,24 +147,18 @@ class Trial:
         encoder, brands = TextEncoder(EncoderConfig(max_tokens=32)), BrandFinder.of_items(items)
         return label_item_interests(ITEM_INTEREST.from_rows(rows), items, brands, encoder, None, LabelConfig(source="rule", min_words=1))[0]
 
-    def vectors(self) -> pa.Table:
-        """Item vectors of SASRec, trained on history_train, its epoch chosen on validation."""
-        item_ids = self.workspace.artifact("item").read(columns=["item_id"])["item_id"].combine_chunks()
-        behaviours = BehaviourConfig()
-        past = read_interactions(self.workspace.artifact("history_train").read(), item_ids, behaviours.history)
-        asked = read_targets_of_rankings("validation", self.workspace.artifact("history_validation").read(), item_ids, past, behaviours)
-
-        def validate(scorer: Scorer) -> float:
-            return ndcg(ranks_of_targets(np.array(scorer(asked.users[:2000]), np.float32), asked.items[:2000]), 10)
-
-        config = SASRecConfig(num_epochs=self.sasrec_epochs)
-        weights = train_sasrec(past, len(item_ids), behaviours, config, validate).items.weight.detach().numpy()
-        return embedding_rows("item", item_ids, weights, "sasrec")
+    def put_vectors(self) -> None:
+        """Write the vectors of towers that are fitted on train."""
+        data, towers = fit_or_restore_towers(self.workspace, self.towers, self.folder.parent)
+        representations, items = towers.item_vectors()
+        people = towers.user.vectors(data.past, representations)
+        for kind, ids, vectors in (("item", data.catalogue.item_ids, items), ("user", data.past.user_ids, people)):
+            put(self.workspace, f"{kind}_vector", EMBEDDING, embedding_rows(kind, ids, vectors.numpy(), "towers"))
 
     def config(self, reward: str, seed: int) -> PolicyConfig:
         """Settings of a row."""
         kind, _, labels = reward.partition("/")
-        gate = {"gate_levels": max(1, self.depth - 1)} if kind == "gated" else {}
+        gate = {"gate_levels": max(1, self.depth - 1)} if "gated" in REWARDS[kind] else {}
         rewards = {"weights": REWARDS[kind]} | ({"labels": labels} if labels else {}) | gate
         seeded = {part: {**self.learning[part], "seed": seed} for part in ("grpo", "prompts")}
         return PolicyConfig.parse({**self.learning, **seeded, "rewards": rewards})
@@ -194,15 +188,14 @@ class Trial:
     def row(self, reward: str, seed: int) -> dict[str, Any]:
         """Train, or go on, and measure what would be shipped and the policy at the end of its best round."""
         config = self.config(reward, seed)
-        needed = {
-            "published": "interest_verdict",
-            "gated": "interest_verdict",
-            "collaborative": "item_vector",
-            "semantic": "item_embedding",
+        needed: dict[str, tuple[str, ...]] = {
+            "interest": ("interest_verdict",) if config.rewards.labels == "rule" else (),
+            "collaborative": ("item_vector",),
+            "affinity": ("user_vector", "item_vector"),
+            "semantic": ("item_embedding",),
         }
-        kind, _, labels = reward.partition("/")
-        tables = [needed[kind]] if kind in needed and labels in ("", "rule") else []
-        versions = self.versions(tables)
+        needed["gated"] = needed["interest"]
+        versions = self.versions([table for term in config.rewards.weights for table in needed.get(term, ())])
         arguments = {"workspace": self.workspace, "versions": versions, "config": config}
         name = f"policy/{version_of('policy', None, versions, config.identity())}/training"
         with train(train_policy, arguments, ALONE, self.workspace, name) as result:
@@ -311,7 +304,7 @@ def open_trial(workspace: Workspace, data: Path | None, generator: str, learning
         targets=targets,
         num_items=trie.num_items,
         depth=trie.depth,
-        sasrec_epochs=SASRecConfig().num_epochs if data else 2,
+        towers=LEARNED.towers if data else QUICK_LEARNED.towers,
     )
 
 

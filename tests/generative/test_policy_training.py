@@ -173,7 +173,7 @@ def look_at_advantages(session: TrainSession, workspace: Workspace, versions: di
     bundle = open_bundle(workspace.artifact("generator", versions["generator"]))
     trie = read_trie(workspace.artifact("semantic_id").read(), bundle.semantic_id)
     past = read_sequences(workspace.artifact("history_train").read(), trie.ids, bundle.config.sequences)
-    rubric, questions = read_rubric(trie, config.rewards, {}), ask(past, trie, bundle, config)
+    rubric, questions = read_rubric(trie, config.rewards, {}, past), ask(past, trie, bundle, config)
     nobody = np.zeros(0, np.int64)
     task = Scripted(trie, bundle, config, rubric, past, questions, nobody, nobody, None)
     trainer = build_trainer(session, load_policy(bundle), bundle.vocabulary.tokenizer, questions, task, config.grpo, Path("unused"))

@@ -8,6 +8,7 @@ import pytest
 from intently.core.errors import ConfigError
 from intently.core.schema import EMBEDDING, VERDICT
 from intently.generative.rewards import RewardConfig, Rubric, Term, label_items, read_rubric
+from intently.generative.sequences import Sequences
 
 from tests.generative.worlds import catalogue
 
@@ -15,14 +16,22 @@ IDS = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (2, 0, 0), (3,)]
 """Items 0 … 4: one shares two codes with item 0, one shares one, two share none, and one ID is short."""
 
 
-def rubric(labels: list[int] | None = None, vectors: dict[Term, np.ndarray] | None = None, **settings: object) -> Rubric:
+TAKEN = Sequences(pa.array(["ann", "bob"]), np.array([0, 2, 2]), np.array([0, 1]))
+"""Ann took items 0 and 1, Bob none."""
+
+
+def rubric(
+    labels: list[int] | None = None, vectors: dict[Term, np.ndarray] | None = None, people: np.ndarray | None = None, **settings: object
+) -> Rubric:
     told = None if labels is None else np.array(labels, bool)
-    return Rubric(catalogue(IDS).semantic_ids, RewardConfig.parse(settings), told, vectors or {})
+    nobody = np.empty((0, 0), np.float32)
+    ids = catalogue(IDS).semantic_ids
+    return Rubric(ids, RewardConfig.parse(settings), told, vectors or {}, nobody if people is None else people, TAKEN)
 
 
-def score(made: Rubric, term: Term, items: list[int], target: int, log_probs: list[float] | None = None) -> list[float]:
+def score(made: Rubric, term: Term, items: list[int], target: int, log_probs: list[float] | None = None, user: int = 0) -> list[float]:
     said = np.array([log_probs or [0.0] * len(items)])
-    return made.score(np.array([items]), np.array([target]), said)[term][0].tolist()
+    return made.score(np.array([items]), np.array([target]), said, np.array([user]))[term][0].tolist()
 
 
 def test_hit_counts_the_target_alone() -> None:
@@ -41,7 +50,7 @@ def test_interest_as_published_pays_any_positive_item_and_gated_only_those_near_
 
 def test_total_is_the_published_reward() -> None:
     made = rubric([1, 1, 0, 0, 1], weights={"hit": 1.0, "interest": 0.5})
-    scored = made.score(np.array([[0, 1, 2, 3]]), np.array([0]), np.zeros((1, 4)))
+    scored = made.score(np.array([[0, 1, 2, 3]]), np.array([0]), np.zeros((1, 4)), np.array([0]))
     np.testing.assert_allclose(made.total(scored), [[1.5, 0.5, 0.0, 0.0]])
 
 
@@ -56,6 +65,13 @@ def test_vectors_pay_the_cosine_and_nothing_for_opposites(term: Term) -> None:
     vectors = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0], [0, 0]], np.float32)
     made = rubric(vectors={term: vectors}, weights={str(term): 1})
     assert score(made, term, [0, 1, 2, 3, 4], 0) == pytest.approx([1, 0.6, 0, 0, 0])
+
+
+def test_affinity_pays_what_the_person_is_near_to_and_nothing_for_what_they_have() -> None:
+    vectors = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0], [0, 0]], np.float32)
+    made = rubric(vectors={Term.AFFINITY: vectors}, people=np.array([[1, 0], [0, 1]], np.float32), weights={"affinity": 1})
+    assert score(made, Term.AFFINITY, [0, 1, 2, 3, 4], 1, user=0) == pytest.approx([0, 0.6, 0, 0, 0])
+    assert score(made, Term.AFFINITY, [0, 1, 2, 3, 4], 1, user=1) == pytest.approx([0, 0.8, 1, 0, 0])
 
 
 def test_rank_wrong_items_cost_the_more_the_likelier_they_were() -> None:
@@ -84,7 +100,7 @@ def test_read_rubric_label_sources() -> None:
     read = {"interest_verdict": verdicts([("i0/a", "yes"), ("i1/a", "no")])}
 
     def labels(source: str, tables: dict[str, pa.Table], **settings: object) -> list[bool]:
-        found = read_rubric(trie, RewardConfig.parse({"labels": source, **settings}), tables).labels
+        found = read_rubric(trie, RewardConfig.parse({"labels": source, **settings}), tables, TAKEN).labels
         assert found is not None
         return found.tolist()
 
@@ -104,7 +120,13 @@ def test_read_rubric_vectors_by_item_and_missing_tables_refused() -> None:
     trie = catalogue(IDS)
     rows = [{"kind": "item", "id": f"i{n}", "vector": [3.0 * n, 4.0], "model": "m"} for n in (3, 1, 0)]
     config = RewardConfig.parse({"weights": {"collaborative": 1}})
-    found = read_rubric(trie, config, {"item_vector": EMBEDDING.from_rows(rows)}).vectors[Term.COLLABORATIVE]
+    found = read_rubric(trie, config, {"item_vector": EMBEDDING.from_rows(rows)}, TAKEN).vectors[Term.COLLABORATIVE]
     np.testing.assert_allclose(found, [[0, 1], [0.6, 0.8], [0, 0], [9 / 97**0.5, 4 / 97**0.5], [0, 0]], atol=1e-6)
     with pytest.raises(ConfigError, match="item_vector"):
-        read_rubric(trie, config, {})
+        read_rubric(trie, config, {}, TAKEN)
+    wanted = RewardConfig.parse({"weights": {"affinity": 1}})
+    tables = {"item_vector": EMBEDDING.from_rows(rows)}
+    with pytest.raises(ConfigError, match="user_vector"):
+        read_rubric(trie, wanted, tables, TAKEN)
+    people = EMBEDDING.from_rows([{"kind": "user", "id": "bob", "vector": [0.0, 2.0], "model": "m"}])
+    np.testing.assert_allclose(read_rubric(trie, wanted, tables | {"user_vector": people}, TAKEN).people, [[0, 0], [0, 1]])

@@ -36,7 +36,7 @@ from intently.runtime.grpo import SCORE, Gather, GrpoConfig, Rollout, optimise
 if TYPE_CHECKING:  # see training.py
     from intently.runtime.train import TrainSession
 
-TABLES = ("interest_verdict", "item_vector", "item_embedding")
+TABLES = ("interest_verdict", "user_vector", "item_vector", "item_embedding")
 """What rewards may read, where it stands."""
 
 
@@ -114,7 +114,8 @@ class ItemPolicy:
             items, targets, users = gather(torch.tensor(np.stack(told, axis=1), device=device)).cpu().numpy().T
             log_probs = gather(sums).cpu().numpy()
             shape = (-1, grpo.group_size)
-            scored = self.rubric.score(items.reshape(shape), targets.reshape(shape)[:, 0], log_probs.reshape(shape))
+            target, user = (part.reshape(shape)[:, 0] for part in (targets, users))
+            scored = self.rubric.score(items.reshape(shape), target, log_probs.reshape(shape), user)
             total = self.rubric.total(scored)
             flat = np.ptp(total, axis=1) <= 1e-6
             if attempt == grpo.attempts or not flat.any():
@@ -278,7 +279,7 @@ def train_policy(
         for name in ("history_train", "history_validation")
     )
     tables = {name: workspace.artifact(name, versions[name]).read() for name in TABLES if name in versions}
-    rubric = read_rubric(trie, config.rewards, tables)
+    rubric = read_rubric(trie, config.rewards, tables, past)
     users, targets = read_targets(past, held_out)
     chosen = np.random.default_rng([config.grpo.seed, 43]).permutation(len(users))[: config.validation.max_users]
     questions = ask(past, trie, bundle, config)

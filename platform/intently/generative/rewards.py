@@ -3,7 +3,7 @@
 The published reward pays a bonus for any item whose interests are labelled positive, so that a policy can earn it without ever hitting;
 the gated form pays it only where the item shares the target's leading codes. Both are terms here, beside what they are compared with.
 
-Shapes: N items of the catalogue, P groups (prompts), G samples of a group, L levels, D width of vectors.
+Shapes: N items of the catalogue, U people of history_train, P groups (prompts), G samples of a group, L levels, D width of vectors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from intently.core.config import Config
 from intently.core.errors import ConfigError
+from intently.generative.sequences import Sequences
 from intently.generative.trie import END, Trie
 
 LabelSource = Literal["llm", "rule", "random", "uniform"]
@@ -39,10 +40,15 @@ class Term(StrEnum):
     """Share of the target's codes that the item begins with."""
     COLLABORATIVE = "collaborative"
     """Cosine of item and target among vectors of who takes what, 0 where it is negative."""
+    AFFINITY = "affinity"
+    """Cosine of the person's vector and the item's, 0 where it is negative, and for what they took in train unless it is the target."""
     SEMANTIC = "semantic"
     """Cosine of item and target among vectors of texts, 0 where it is negative."""
     RANK = "rank"
     """A wrong item costs the more the likelier it was: −1 / log2(1 + place) among the group's wrong items, as shares of 1."""
+
+
+_ITEM_TABLES = {Term.COLLABORATIVE: "item_vector", Term.AFFINITY: "item_vector", Term.SEMANTIC: "item_embedding"}
 
 
 class RewardConfig(Config):
@@ -73,30 +79,35 @@ class Rubric:
         semantic_ids: [N, L] codes, END behind a shorter one's end.
         config: terms and weights.
         labels: [N] bool, for interest and gated.
-        vectors: [N, D] of length 1, for collaborative and semantic.
+        vectors: [N, D] of length 1, for collaborative, affinity and semantic.
+        people: [U, D] of length 1, for affinity.
+        past: what people took, for affinity.
     """
 
     semantic_ids: np.ndarray
     config: RewardConfig
     labels: np.ndarray | None
     vectors: Mapping[Term, np.ndarray]
+    people: np.ndarray
+    past: Sequences
 
-    def score(self, items: np.ndarray, targets: np.ndarray, log_probs: np.ndarray) -> dict[Term, np.ndarray]:
+    def score(self, items: np.ndarray, targets: np.ndarray, log_probs: np.ndarray, users: np.ndarray) -> dict[Term, np.ndarray]:
         """Values before weights, [P, G] each, of the terms that have a weight, and of `hit` always.
 
         Args:
             items: [P, G] rows of the catalogue.
             targets: [P] rows.
             log_probs: [P, G] of the items under the policy.
+            users: [P] rows of the people who are asked about.
         """
         terms = {Term.HIT: 0.0, **self.config.weights}
-        return {term: self._term(term, items, targets[:, None], log_probs).astype(np.float32) for term in terms}
+        return {term: self._term(term, items, targets[:, None], log_probs, users).astype(np.float32) for term in terms}
 
     def total(self, scored: Mapping[Term, np.ndarray]) -> np.ndarray:
         """[P, G] weighted sums."""
         return np.sum([weight * scored[term] for term, weight in self.config.weights.items()], axis=0)
 
-    def _term(self, term: Term, items: np.ndarray, targets: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    def _term(self, term: Term, items: np.ndarray, targets: np.ndarray, log_probs: np.ndarray, users: np.ndarray) -> np.ndarray:
         match term:
             case Term.HIT:
                 return items == targets
@@ -113,6 +124,10 @@ class Rubric:
                 return np.clip(
                     np.einsum("pgd,pgd->pg", vectors[items], np.broadcast_to(vectors[targets], (*items.shape, vectors.shape[1]))), 0, 1
                 )
+            case Term.AFFINITY:
+                cosines = np.einsum("pd,pgd->pg", self.people[users], self.vectors[term][items])
+                taken = np.stack([np.isin(row, self.past.of(user)) for row, user in zip(items, users, strict=True)])
+                return np.where(taken & (items != targets), 0, np.clip(cosines, 0, 1))
             case Term.RANK:
                 wrong = items != targets
                 order = np.where(wrong, -log_probs, np.inf).argsort(axis=1, kind="stable")
@@ -130,23 +145,26 @@ class Rubric:
         return (self.semantic_ids[targets] != END).sum(axis=-1)
 
 
-def read_rubric(trie: Trie, config: RewardConfig, tables: Mapping[str, pa.Table]) -> Rubric:
+def read_rubric(trie: Trie, config: RewardConfig, tables: Mapping[str, pa.Table], past: Sequences) -> Rubric:
     """A rubric from tables.
 
     Args:
         trie: the catalogue.
         config: terms and weights.
-        tables: by artifact, those that stand: interest_verdict (VERDICT), item_vector and item_embedding (EMBEDDING).
+        tables: by artifact, those that stand: interest_verdict (VERDICT), user_vector, item_vector and item_embedding (EMBEDDING).
+        past: of history_train.
     Raises:
         ConfigError: a term needs a table that does not stand, or labels of another source.
     """
-    vectors = {}
-    for term, name in ((Term.COLLABORATIVE, "item_vector"), (Term.SEMANTIC, "item_embedding")):
-        if term in config.weights:
-            if name not in tables:
-                raise ConfigError("rewards.weights", str(term), f"needs {name}, which does not stand in the workspace")
-            vectors[term] = _vectors(trie, tables[name])
-    return Rubric(trie.semantic_ids, config, _labels(trie, config, tables) if config.needs_labels else None, vectors)
+
+    def vectors(term: Term, name: str, ids: pa.Array) -> np.ndarray:
+        if name not in tables:
+            raise ConfigError("rewards.weights", str(term), f"needs {name}, which does not stand in the workspace")
+        return _vectors(ids, tables[name])
+
+    items = {term: vectors(term, name, trie.ids) for term, name in _ITEM_TABLES.items() if term in config.weights}
+    people = vectors(Term.AFFINITY, "user_vector", past.user_ids) if Term.AFFINITY in config.weights else np.empty((0, 0), np.float32)
+    return Rubric(trie.semantic_ids, config, _labels(trie, config, tables) if config.needs_labels else None, items, people, past)
 
 
 def label_items(verdicts: pa.Table, item_ids: np.ndarray, min_share: float) -> np.ndarray:
@@ -191,9 +209,9 @@ def _labels(trie: Trie, config: RewardConfig, tables: Mapping[str, pa.Table]) ->
             return label_items(told, trie.item_ids, config.min_share)
 
 
-def _vectors(trie: Trie, embeddings: pa.Table) -> np.ndarray:
-    """[N, D] of length 1; an item that has none gets zeros, and earns nothing."""
-    place = pc.fill_null(pc.index_in(trie.ids, value_set=embeddings["id"].combine_chunks()), -1).to_numpy(zero_copy_only=False)
+def _vectors(ids: pa.Array, embeddings: pa.Table) -> np.ndarray:
+    """[ids, D] of length 1; who has none gets zeros, and earns nothing."""
+    place = pc.fill_null(pc.index_in(ids, value_set=embeddings["id"].combine_chunks()), -1).to_numpy(zero_copy_only=False)
     known = np.stack(embeddings["vector"].combine_chunks().to_numpy(zero_copy_only=False)).astype(np.float32)
     found = np.where((place >= 0)[:, None], known[place], 0.0)
     return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)).astype(np.float32)
