@@ -11,7 +11,7 @@ PORT ?= 8000
 CONFIG ?= jobs/configs/run_pipeline/demo.yaml
 WORKSPACE ?= workspace
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 # Where pip finds the CPU build of torch, where the default index has only the CUDA one: an --index-url of your choice.
 TORCH_OPTIONS ?=
 
@@ -31,7 +31,7 @@ demo: setup
 	echo "demo: pipeline ran in $$((SECONDS - start)) s"
 	@if [ "$(SERVE)" != 0 ]; then exec $(BIN)/python -m serve.local --workspace $(WORKSPACE) --port $(PORT); fi
 
-# Three files at a time, for two cores: every test waits for something now and then. A file stays with one process, so that what its tests share is made once; files are
+# Two files at a time: most tests keep one core busy. A file stays with one process, so that what its tests share is made once; files are
 # taken in order, in which the longest come early.
 test: setup system check
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

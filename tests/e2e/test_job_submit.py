@@ -1,6 +1,7 @@
 """Every job goes through `ray job submit` on a local head with token authentication, as it would on a cluster.
 
-The jobs run in the order of the line on a few simulated people, each reading what the ones before it wrote.
+The jobs of the line run in its order on a few simulated people, each reading what the ones before it wrote; the jobs beside it run two at
+a time, in an order in which each finds what it reads.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
@@ -57,6 +60,23 @@ TINY |= {"retrain_towers": ["force=true", *HERE], "sweep_losses": ["alphas=[0.5]
 
 NAMED = {"embed_interests": {"interest_node"}, "train_policy": {"generator"}}
 """Artifacts that a job reads because a setting names their version."""
+
+
+EVERYTHING = {artifact for job in JOBS.values() for artifact in (*job.reads, *job.writes)}
+
+
+def touched(name: str) -> tuple[set[str], set[str]]:
+    """What a job reads and what it writes; one that runs other jobs may do either to anything."""
+    job = JOBS[name]
+    if not job.reads and not job.writes:
+        return EVERYTHING, EVERYTHING
+    return {*job.reads, *job.optional, *NAMED.get(name, set())}, set(job.writes)
+
+
+def clash(one: str, other: str) -> bool:
+    """Whether one of two jobs writes what the other touches."""
+    (reads, writes), (others_reads, others_writes) = touched(one), touched(other)
+    return bool(writes & (others_reads | others_writes) or others_writes & reads)
 
 
 def beside() -> list[str]:
@@ -155,13 +175,6 @@ def _await_jobs_api(environment: dict[str, str], started: subprocess.Popen[bytes
     pytest.fail(f"the head does not answer:\n{log.read_text()}")
 
 
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    server = RedisServer(tmp_path, free_port())
-    yield server.url
-    server.stop()
-
-
 def inputs(name: str, workspace: Workspace, folder: Path, redis_url: str) -> list[str]:
     """Settings that say where a job finds what does not come from the workspace; files are written into the folder."""
     user, item = (workspace.artifact(kind).read(columns=[f"{kind}_id"])[0][0].as_py() for kind in ("user", "item"))
@@ -219,9 +232,31 @@ def test_run_pipeline_submitted_after_its_stages_reuses_them_all(head: Head) -> 
     assert {name: head.workspace.artifact(name).manifest for name in names} == before
 
 
+@pytest.fixture(scope="module")
+def submitted(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
+    """Jobs beside the line, on their way: a submission waits more than it works, so two go at once where neither disturbs the other."""
+    ended = {name: Event() for name in beside()}
+    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port())
+
+    def run(name: str) -> str:
+        earlier = list(ended)[: list(ended).index(name)]
+        try:
+            for other in earlier:
+                if clash(name, other):
+                    ended[other].wait()
+            folder = tmp_path_factory.mktemp(name)
+            return head.run(name, [*TINY.get(name, []), *inputs(name, head.workspace, folder, server.url)])
+        finally:
+            ended[name].set()
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(run, name) for name in ended}
+    server.stop()
+
+
 @pytest.mark.parametrize("name", beside())
-def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, tmp_path: Path, redis_url: str, name: str) -> None:
-    head.run(name, [*TINY.get(name, []), *inputs(name, head.workspace, tmp_path, redis_url)])
+def test_job_beside_the_line_submitted_writes_its_artifacts(head: Head, submitted: dict[str, Future[str]], name: str) -> None:
+    submitted[name].result()
     for artifact in JOBS[name].writes:
         assert head.workspace.artifact(artifact).manifest.name == artifact
 

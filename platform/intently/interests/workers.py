@@ -18,7 +18,6 @@ from intently.data.counts import save_counts
 from intently.interests.ensemble import EnsembleConfig, merge_users
 from intently.interests.explanations import ExplanationConfig, ReasonJudge, explain, pairs_of_part, plan_pairs
 from intently.interests.phrases import BrandFinder
-from intently.interests.rating import RatingModels
 from intently.interests.rating_labels import RatingLabelConfig, label_ratings
 from intently.interests.reason_rules import ReasonRules
 from intently.interests.tags import TagConfig, predict_tags
@@ -116,7 +115,11 @@ class TreeMiner:
         self._stage, self._nodes, self._chunks, self._config, self._last_place = stage, nodes, chunks, config, last_place
         self._items = items.read(columns=TEXT_COLUMNS)
         self._encoder = TextEncoder(encoder)
-        self._rater = RatingModels.load(rating_model) if rating_model else None
+        self._rater = None
+        if rating_model:
+            from intently.interests.rating import RatingModels  # brings torch along
+
+            self._rater = RatingModels.load(rating_model)
         if self._rater:
             self._rater.require(self._encoder)
         self._engine = cached_engine(engine, stage)

