@@ -29,9 +29,9 @@ from intently.core.schema import CHUNK
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.histories import build_histories
 from intently.data.simulator import SimulatorConfig, simulate
-from intently.interests.rating import RatingHeads, RatingModelConfig, RatingModels, interests_vector
+from intently.interests.rating import RatingHeads, RatingModelConfig, RatingModels
 from intently.interests.tree import TreeConfig, final_scores, search_users
-from intently.interests.vectors import RememberingEncoder
+from intently.interests.vectors import RememberingEncoder, interests_vector
 from intently.llm.contract import OnReply, Reply, Request
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.llm.engines.build import engine_environment

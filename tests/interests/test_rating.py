@@ -16,12 +16,12 @@ from intently.interests.rating import (
     RatingHeads,
     RatingModelConfig,
     RatingModels,
-    interests_vector,
     put_rating_models,
     rating_loss,
     rating_quality,
     read_rating_data,
 )
+from intently.interests.vectors import interests_vector
 from intently.llm.encoder import EncoderConfig, TextEncoder
 
 

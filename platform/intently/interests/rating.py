@@ -26,8 +26,7 @@ from intently.core.config import Config
 from intently.core.errors import ConfigError, SchemaError
 from intently.core.protocols import TextEncoder as Encoder
 from intently.core.workspace import Artifact, Stage, Workspace
-from intently.interests.phrases import normalise
-from intently.interests.vectors import RememberingEncoder
+from intently.interests.vectors import RememberingEncoder, interests_vector
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.metrics.binary import auc, brier, calibration_error
 
@@ -71,16 +70,6 @@ class RatingHeads(nn.Module):
 
 def _head(width: int, config: RatingModelConfig) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, 1))
-
-
-def interests_vector(phrases: Sequence[str], encoder: Encoder) -> np.ndarray:
-    """Interests → [D] of length 1.
-
-    Each phrase is encoded by itself: the last bits of a vector depend on what it is encoded with, and scores must not depend on the order
-    in which answers came. An encoder that remembers makes that cheap.
-    """
-    mean = np.concatenate([encoder.encode([normalise(phrase)]) for phrase in phrases]).mean(axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-6)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from pydantic import Field, model_validator
 from intently.core.config import Config
 from intently.core.protocols import TextEncoder
 from intently.core.schema import INTEREST_NODE
-from intently.interests.rating import interests_vector
 from intently.interests.users import Candidate, Mined, MiningConfig, Picked, mine_users
+from intently.interests.vectors import interests_vector
 from intently.llm.contract import Engine, Sampling
 
 

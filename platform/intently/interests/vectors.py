@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from intently.core.protocols import TextEncoder
+from intently.interests.phrases import normalise
 
 BLOCK_CELLS = 1 << 24
 """Similarities held at once: 64 MiB of float32."""
@@ -50,6 +51,16 @@ class RememberingEncoder:
             if fresh:
                 self._vectors.update(zip(fresh, self._encoder.encode(fresh), strict=True))
             return np.stack([self._vectors[text] for text in texts])
+
+
+def interests_vector(phrases: Sequence[str], encoder: TextEncoder) -> np.ndarray:
+    """Interests → [D] of length 1.
+
+    Each phrase is encoded by itself: the last bits of a vector depend on what it is encoded with, and scores must not depend on the order
+    in which answers came. An encoder that remembers makes that cheap.
+    """
+    mean = np.concatenate([encoder.encode([normalise(phrase)]) for phrase in phrases]).mean(axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-6)
 
 
 def item_texts(items: pa.Table) -> pa.ChunkedArray:
