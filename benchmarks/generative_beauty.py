@@ -83,7 +83,6 @@ class Scale:
     generator: dict[str, Any]
     num_codes: int
     learned: Learned
-    tuned_users: int
     tokenizer_epochs: int
     tokenizer_users: int
     weights: int
@@ -108,11 +107,11 @@ GENERATOR = {
     "mixture": {"item_dropout": 0.1},
     "sft": {"num_epochs": 10, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05},
 }
-FULL = Scale(GENERATOR, 256, LEARNED, 5000, 2, 5000, 8)
+FULL = Scale(GENERATOR, 256, LEARNED, 2, 5000, 8)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(
     GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32,
-    QUICK_LEARNED, 200, 1, 100, 4,
+    QUICK_LEARNED, 1, 100, 4,
 )  # fmt: skip
 
 Place = tuple[str, int, bool]
@@ -187,11 +186,11 @@ class Bench:
                 stage.finish(metrics={"seconds": sum(epoch["seconds"] for epoch in result.history)})
         return stage.version, dict(workspace.artifact("generator", stage.version).manifest.metrics)
 
-    def answer(self, name: str, seed: int, epochs: int, widths: Sequence[int]) -> dict[str, float]:
-        """Search for everybody on test, and on validation with the widest beam; what was found is kept, what it cost returned."""
+    def answer(self, name: str, seed: int, epochs: int, widths: Sequence[int], validated: bool) -> dict[str, float]:
+        """Search for everybody on test, and if asked on validation with the widest beam; what was found is kept, what it cost returned."""
         version, cost = self.generator(name, seed, epochs)
         found, begin, asked = Answers({}, {}), time.monotonic(), 0
-        for place in [("validation", max(WIDTHS)), *(("test", width) for width in widths)]:
+        for place in [*([("validation", max(WIDTHS))] if validated else []), *(("test", width) for width in widths)]:
             generator = TrainedGenerator.load(self.case.workspace, BeamConfig(width=place[1]), versions={"generator": version})
             histories = self.case.histories(place[0])
             for seen in (False, True):
@@ -203,8 +202,8 @@ class Bench:
         found.save(self.folder / f"{name}-{seed}-{epochs}.npz")
         return cost | {"parameters": size, "queries_per_second": asked / (time.monotonic() - begin)}
 
-    def measure(self, name: str, seed: int, epochs: int, widths: Sequence[int]) -> list[dict[str, Any]]:
-        """Test figures of one model, of a generator with beams of some widths."""
+    def measure(self, name: str, seed: int, epochs: int, first: bool) -> list[dict[str, Any]]:
+        """Test figures of one model; of a generator with both beams where it is the first of its seeds, by which fusions are chosen."""
         common, targets = {"model": name, "seed": seed}, self.case.targets["test"]
         if name in BASELINES:
             begin = time.monotonic()
@@ -212,7 +211,8 @@ class Bench:
             cost = {"seconds": time.monotonic() - begin, "parameters": size}
             ranks = {seen: ranks_of(self.case, scorers["test"], "test", seen) for seen in (False, True)}
             return [{**common, "beam": 0, "filter_seen": seen, **accuracy(found), **cost} for seen, found in ranks.items()]
-        cost = self.answer(name, seed, epochs, widths)
+        widths = WIDTHS if first else (max(WIDTHS),)
+        cost = self.answer(name, seed, epochs, widths, first)
         found = Answers.load(self.folder / f"{name}-{seed}-{epochs}.npz").items
         return [
             {**common, "beam": width, "filter_seen": seen, **accuracy(ranks_of_found(found["test", width, seen], targets)), **cost}
@@ -271,8 +271,8 @@ class Bench:
             if model not in SEEDED and seed != seeds[0]:
                 continue
             label = f"{model}-{seed}" if model in BASELINES else f"{model}-{seed}-{epochs}"
-            widths = WIDTHS if model == "ours" and seed == seeds[0] else (max(WIDTHS),)
-            rows += self._kept(label, lambda m=model, s=seed, w=widths: self.measure(m, s, epochs, w))
+            first = model == "ours" and seed == seeds[0]
+            rows += self._kept(label, lambda m=model, s=seed, f=first: self.measure(m, s, epochs, f))
         for fusion in FUSIONS:
             if set(fusion.split("+")) <= set(models):
                 (chosen,) = self._kept(f"{fusion}-{epochs}-chosen", lambda f=fusion: [self.choose(f, seeds[0], epochs)])
@@ -359,7 +359,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if options.quick else options.workspace
         workspace = prepare(None if options.quick else options.data, folder)
-        case = Case.read(workspace, {"validation": scale.tuned_users, "test": 10**9})
+        case = Case.read(workspace)
         print(f"{len(case.item_ids):,} items, {len(case.users['test']):,} test users", flush=True)
         bench = Bench(case, scale, folder / "results")
         bench.folder.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +79,8 @@ class Case:
     targets: dict[str, np.ndarray]
 
     @classmethod
-    def read(cls, workspace: Workspace, most: dict[str, int]) -> Case:
-        """The tables as arrays; a split is cut to its first `most` users."""
+    def read(cls, workspace: Workspace) -> Case:
+        """The tables as arrays."""
         item_ids = workspace.artifact("item").read(columns=["item_id"])["item_id"].combine_chunks()
         config, behaviours = SequenceConfig(), BehaviourConfig()
         history = {split: workspace.artifact(f"history_{split}").read() for split in ("train", "validation", "test")}
@@ -90,7 +90,7 @@ class Case:
         sequences = {"validation": read["train"], "test": append_sequences(read["train"], read["validation"])}
         users, targets = {}, {}
         for split in sequences:
-            users[split], targets[split] = (part[: most[split]] for part in read_targets(sequences[split], read[split]))
+            users[split], targets[split] = read_targets(sequences[split], read[split])
         return cls(workspace, item_ids, past, later, sequences, users, targets)
 
     def histories(self, split: str, most: int | None = None) -> list[np.ndarray]:
@@ -132,16 +132,20 @@ class Learned:
 
     sasrec: SASRecConfig
     towers: TrainingConfig
+    max_users: int
+    """Users of validation by whom SASRec's epoch is chosen."""
 
     def with_seed(self, seed: int) -> Learned:
         """The same, drawn anew."""
         learning = self.towers.learning.model_copy(update={"seed": seed})
-        return Learned(self.sasrec.model_copy(update={"seed": seed}), self.towers.model_copy(update={"learning": learning}))
+        return replace(
+            self, sasrec=self.sasrec.model_copy(update={"seed": seed}), towers=self.towers.model_copy(update={"learning": learning})
+        )
 
 
-LEARNED = Learned(SASRecConfig(patience=20, evaluate_every=5), next(each.towers for each in FULL if each.name == "beauty"))
+LEARNED = Learned(SASRecConfig(patience=20, evaluate_every=5), next(each.towers for each in FULL if each.name == "beauty"), 5000)
 QUICK_LEARNED = Learned(
-    SASRecConfig(num_epochs=2), TrainingConfig(learning=LearningConfig(num_epochs=1, batch_size=256, num_negatives=256))
+    SASRecConfig(num_epochs=2), TrainingConfig(learning=LearningConfig(num_epochs=1, batch_size=256, num_negatives=256)), 200
 )
 """Of the simulator's people for --quick."""
 
@@ -160,7 +164,7 @@ def fit_baseline(case: Case, model: str, learned: Learned, folder: Path) -> tupl
             sasrec = learned.sasrec
 
             def validate(scorer: Scorer) -> float:
-                return float((ranks_of(case, scorer, "validation", filter_seen=True) < 10).mean())
+                return float((ranks_of(case, scorer, "validation", filter_seen=True, most=learned.max_users) < 10).mean())
 
             path = folder / f"sasrec-{sasrec.seed}.safetensors"
             if not path.exists():
@@ -212,17 +216,16 @@ def score(case: Case, scorer: Scorer, split: str, filter_seen: bool, rows: slice
     return scores
 
 
-def ranks_of(case: Case, scorer: Scorer, split: str, filter_seen: bool) -> np.ndarray:
-    """[N] ranks of the targets among all items."""
-    return np.concatenate(
-        [ranks_of_targets(score(case, scorer, split, filter_seen, rows), case.targets[split][rows]) for rows in _blocks(case, split)]
-    )
+def ranks_of(case: Case, scorer: Scorer, split: str, filter_seen: bool, most: int | None = None) -> np.ndarray:
+    """[N] ranks of the targets among all items, of the first `most` users."""
+    blocks = _blocks(len(case.users[split][:most]))
+    return np.concatenate([ranks_of_targets(score(case, scorer, split, filter_seen, rows), case.targets[split][rows]) for rows in blocks])
 
 
 def list_best(case: Case, model: str, scorer: Scorer, split: str, filter_seen: bool) -> tuple[np.ndarray, np.ndarray]:
     """[N, LISTED] best items of each user and their probabilities: shares of ItemKNN's sum, a softmax of the other models' scores."""
     items, probabilities = [], []
-    for rows in _blocks(case, split):
+    for rows in _blocks(len(case.users[split])):
         scores = score(case, scorer, split, filter_seen, rows)
         weights = np.maximum(scores, 0) if model == "item_knn" else np.exp(scores - scores.max(axis=1, keepdims=True))
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
@@ -234,5 +237,5 @@ def list_best(case: Case, model: str, scorer: Scorer, split: str, filter_seen: b
     return np.concatenate(items), np.concatenate(probabilities)
 
 
-def _blocks(case: Case, split: str) -> list[slice]:
-    return [slice(start, start + 512) for start in range(0, len(case.users[split]), 512)]
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, min(start + 512, count)) for start in range(0, count, 512)]
