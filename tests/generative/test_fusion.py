@@ -18,6 +18,13 @@ def by_item(method: str, weights: list[float]) -> dict[int, float]:
     return {int(items[place]): float(scores[place]) for place in np.argsort(-scores, kind="stable") if np.isfinite(scores[place])}
 
 
+def test_fuse_roots_adds_roots_of_probabilities() -> None:
+    mixed = by_item("mixture", [1.0, 0.0])
+    assert by_item("roots", [1.0, 0.0]) == pytest.approx({item: value**0.5 for item, value in mixed.items()})
+    both = [by_item("roots", weights) for weights in ([1.0, 0.0], [0.0, 1.0])]
+    assert by_item("roots", [0.4, 0.6]) == pytest.approx({item: 0.4 * both[0][item] + 0.6 * both[1][item] for item in both[0]})
+
+
 def test_fuse_mixture_adds_probabilities() -> None:
     assert by_item("mixture", [0.4, 0.6]) == pytest.approx({1: 0.36, 2: 0.26, 0: 0.16, 3: 0.12})
 

@@ -14,7 +14,7 @@ import numpy as np
 from intently.core.errors import ConfigError
 from intently.metrics.ranking import hit_rate, ndcg
 
-Method = Literal["mixture", "ranks", "rerank"]
+Method = Literal["mixture", "ranks", "rerank", "roots"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _RANK_OFFSET = 20
 _SMALLEST = 1e-12
@@ -65,9 +65,9 @@ def fuse(candidates: Pool, weights: Sequence[float], method: Method) -> np.ndarr
     Args:
         candidates: of S models.
         weights: [S], one a model.
-        method: mixture adds probabilities, Σ w · p; ranks adds w / (20 + rank), which needs no scale (reciprocal rank fusion, Cormack et
-            al. 2009); rerank orders what the first model named by Σ w · log p, the other models' smallest value standing for what they
-            did not name.
+        method: mixture adds probabilities, Σ w · p; roots adds Σ w · √p, so that one model's certainty outweighs the others less; ranks
+            adds w / (20 + rank), which needs no scale (reciprocal rank fusion, Cormack et al. 2009); rerank orders what the first model
+            named by Σ w · log p, the other models' smallest value standing for what they did not name.
     Returns:
         [N, M] float64; −inf for no candidate.
     """
@@ -78,6 +78,8 @@ def fuse(candidates: Pool, weights: Sequence[float], method: Method) -> np.ndarr
         match method:
             case "mixture":
                 scores += weight * likely
+            case "roots":
+                scores += weight * np.sqrt(likely)
             case "ranks":
                 scores += np.where(ranks < width, weight / (_RANK_OFFSET + ranks), 0)
             case "rerank":
