@@ -9,7 +9,7 @@ learns from targets inside train histories; which round is kept is chosen on val
 `hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of the towers' item vectors; `semantic` (1), cosine of texts; `rank`
 (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1, gated 0.5 where all codes but the last are the
 target's); labels are rule, random or uniform. `affinity` (hit 1, affinity 1) pays what the towers expect of the person, fitted on the same
-histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: only the imitation term that all rows share goes on.
+histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: with `--set grpo.imitation=…` only that term acts.
 
 Interests of an item are the keywords that come with the data, written by a language model; the rule labels them (one word is enough). There
 is no row for labels of a language model: the shipped student cannot judge interests, and no other model is at hand. Every finished row is
@@ -71,15 +71,15 @@ REWARDS: dict[str, dict[str, float]] = {
 }
 LEARNING = {
     "grpo": {
-        "num_rounds": 6,
+        "num_rounds": 12,
         "rollouts_per_round": 8,
-        "prompts": 96,
-        "learning_rate": 3e-4,
+        "prompts": 256,
+        "learning_rate": 1e-3,
         "warmup_rollouts": 4,
-        "imitation": 0.2,
-        "patience": 3,
+        "kl": 0.5,
+        "patience": 12,
     },
-    "validation": {"cutoffs": (5, 10, 20, 50), "max_users": 1500},
+    "validation": {"cutoffs": (5, 10, 20, 50), "max_users": 10_000},
 }
 QUICK = {
     "grpo": {"num_rounds": 2, "rollouts_per_round": 2, "prompts": 8, "learning_rate": 1e-4, "imitation": 0.1},
