@@ -86,6 +86,7 @@ class Scale:
     tokenizer_epochs: int
     tokenizer_users: int
     weights: int
+    fusions: Sequence[str] = FUSIONS
 
     def recipe(self, name: str) -> Recipe:
         """`tiger`, `ours`, or `<tokenizer>/<input>` of the tokenizer comparison, with the number of levels behind it if it is not 3."""
@@ -111,7 +112,7 @@ FULL = Scale(GENERATOR, 256, LEARNED, 2, 5000, 8)
 TINY = DECODER | {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 64}
 QUICK = Scale(
     GENERATOR | {"decoder": TINY, "sft": GENERATOR["sft"] | {"num_epochs": 2}}, 32,
-    QUICK_LEARNED, 1, 100, 4,
+    QUICK_LEARNED, 1, 100, 4, FUSIONS[2:3],
 )  # fmt: skip
 
 Place = tuple[str, int, bool]
@@ -273,7 +274,7 @@ class Bench:
             label = f"{model}-{seed}" if model in BASELINES else f"{model}-{seed}-{epochs}"
             first = model == "ours" and seed == seeds[0]
             rows += self._kept(label, lambda m=model, s=seed, f=first: self.measure(m, s, epochs, f))
-        for fusion in FUSIONS:
+        for fusion in self.scale.fusions:
             if set(fusion.split("+")) <= set(models):
                 (chosen,) = self._kept(f"{fusion}-{epochs}-chosen", lambda f=fusion: [self.choose(f, seeds[0], epochs)])
                 for seed in seeds:
