@@ -144,9 +144,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def replica_ports(head: Head) -> list[int]:
-    """Where HAProxy reaches the application's replicas."""
-    (config,) = head.session.glob("*/haproxy.cfg")
-    return [int(port) for port in re.findall(r"server SERVE_REPLICA\S+ 127\.0\.0\.1:(\d+) check", config.read_text())]
+    """Where HAProxy reaches the application's replicas; until it is told of any, it asks Serve's own proxy."""
+    for _ in range(300):
+        (config,) = head.session.glob("*/haproxy.cfg")
+        ports = re.findall(r"server SERVE_REPLICA\S+ 127\.0\.0\.1:(\d+) check", config.read_text())
+        if ports:
+            return [int(port) for port in ports]
+        time.sleep(0.1)
+    pytest.fail(f"HAProxy knows no replica:\n{config.read_text()}")
 
 
 def test_run_of_the_local_config_serves_until_ctrl_c(head: Head, workspace: Workspace, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _load(config: EncoderConfig) -> SentenceTransformer:
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
-    import torch
+    import torch  # the model that asks has brought it
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

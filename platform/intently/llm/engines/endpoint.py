@@ -237,7 +237,7 @@ class EndpointEngine:
         raise AssertionError("the last attempt returns")
 
     async def _attempt(self, request: Request, body: Mapping[str, Any], num_samples: int) -> Reply:
-        import openai
+        import openai  # the client has brought it
 
         try:
             # The client's own timeout is between bytes: a server that drips would hold the slot for ever.
