@@ -39,16 +39,15 @@ LISTED = 200
 def prepare(data: Path | None, folder: Path) -> Workspace:
     """Items, histories, and texts as vectors; what stands stays. Without data the simulator's."""
     workspace = Workspace.open(folder)
-    if not workspace.latest_version("keyword_embedding"):
-        simulator = SimulatorSource.parse({"num_users": 300, "num_items": 300, "events_per_user": 150, "pictures": False})
-        histories, items = put_log(workspace, SharedParquetConfig(path=str(data)) if data else simulator)
-        put_splits(workspace, histories)
-        encoder = TextEncoder(EncoderConfig(max_tokens=64))
-        texts = {"item": item_texts(items, ItemTextConfig()).to_pylist(), "keyword": keywords(data, items)}
-        for kind, said in texts.items():
-            put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows("item", items["item_id"], encoder.encode(said), encoder.name))
-    if not workspace.latest_version("tag_embedding"):
-        put_tags(workspace, *(workspace.artifact(name).read() for name in ("history_train", "item")))
+    if workspace.latest_version("tag_embedding"):
+        return workspace
+    simulator = SimulatorSource.parse({"num_users": 300, "num_items": 300, "events_per_user": 150, "pictures": False})
+    histories, items = put_log(workspace, SharedParquetConfig(path=str(data)) if data else simulator)
+    history, encoder = put_splits(workspace, histories), TextEncoder(EncoderConfig(max_tokens=64))
+    texts = {"item": item_texts(items, ItemTextConfig()).to_pylist(), "keyword": keywords(data, items)}
+    for kind, said in texts.items():
+        put(workspace, f"{kind}_embedding", EMBEDDING, embedding_rows("item", items["item_id"], encoder.encode(said), encoder.name))
+    put_tags(workspace, history, items, encoder)
     return workspace
 
 

@@ -9,7 +9,8 @@ learns from targets inside train histories; which round is kept is chosen on val
 `hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of the towers' item vectors; `semantic` (1), cosine of texts; `rank`
 (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1, gated 0.5 where all codes but the last are the
 target's); labels are rule, random or uniform. `affinity` (hit 1, affinity 1) pays what the towers expect of the person, fitted on the same
-histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: with `--set grpo.imitation=…` only that term acts.
+histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: only fine-tuning's own loss acts, on the same prompts with weight
+0.2.
 
 Interests of an item are the keywords that come with the data, written by a language model; the rule labels them (one word is enough). There
 is no row for labels of a language model: the shipped student cannot judge interests, and no other model is at hand. Every finished row is
@@ -149,7 +150,9 @@ class Trial:
 
     def put_vectors(self) -> None:
         """Write the vectors of towers that are fitted on train."""
-        data, towers = fit_or_restore_towers(self.workspace, self.towers, self.folder.parent)
+        kept = Path(self.workspace.path("results"))  # where generative_beauty.py keeps them
+        kept.mkdir(exist_ok=True)
+        data, towers = fit_or_restore_towers(self.workspace, self.towers, kept)
         representations, items = towers.item_vectors()
         people = towers.user.vectors(data.past, representations)
         for kind, ids, vectors in (("item", data.catalogue.item_ids, items), ("user", data.past.user_ids, people)):
@@ -161,6 +164,8 @@ class Trial:
         gate = {"gate_levels": max(1, self.depth - 1)} if "gated" in REWARDS[kind] else {}
         rewards = {"weights": REWARDS[kind]} | ({"labels": labels} if labels else {}) | gate
         seeded = {part: {**self.learning[part], "seed": seed} for part in ("grpo", "prompts")}
+        if kind == "more_sft":
+            seeded["grpo"]["imitation"] = 0.2
         return PolicyConfig.parse({**self.learning, **seeded, "rewards": rewards})
 
     def accuracy(self, generator: TrainedGenerator) -> dict[str, float]:

@@ -69,16 +69,16 @@ def prepare(source: SourceConfig, folder: Path) -> Workspace:
     if workspace.latest_version("tag_embedding"):
         return workspace
     histories, items = put_log(workspace, source)
-    put_tags(workspace, put_splits(workspace, histories), items)
-    encoder = TextEncoder(EncoderConfig())
+    history, encoder = put_splits(workspace, histories), TextEncoder(EncoderConfig())
     texts = item_texts(items, ItemTextConfig()).to_pylist()
     put(workspace, "item_embedding", EMBEDDING, embedding_rows("item", items["item_id"], encoder.encode(texts), encoder.name))
+    put_tags(workspace, history, items, encoder)
     return workspace
 
 
-def put_tags(workspace: Workspace, history: pa.Table, items: pa.Table) -> None:
+def put_tags(workspace: Workspace, history: pa.Table, items: pa.Table, encoder: TextEncoder) -> None:
     """Write tags by rule, and their vectors."""
-    tags, encoder = rule_tags(history, items), TextEncoder(EncoderConfig())
+    tags = rule_tags(history, items)
     put(workspace, "tag", TAG, tags)
     names = pc.unique(tags["tag"])
     put(workspace, "tag_embedding", EMBEDDING, embedding_rows("tag", names, encoder.encode(names.to_pylist()), encoder.name))
