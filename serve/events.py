@@ -59,7 +59,7 @@ class EventStore(Protocol):
         """Tell the listener of what other replicas stored. Raises WorkspaceError."""
 
     async def close(self) -> None:
-        """Let go of threads and connections."""
+        """Let go of threads and connections; what was handed over is stored when it returns."""
 
 
 class EventLog:
@@ -206,8 +206,8 @@ class FileStore:
         self._listener(await asyncio.get_running_loop().run_in_executor(self._thread, self._caught_up))
 
     async def close(self) -> None:
-        """End the thread once it has written what waits."""
-        self._thread.shutdown(wait=False)
+        """End the thread, and wait until it has written what waits: nothing touches the folder afterwards."""
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import resource
 import signal
@@ -141,6 +142,22 @@ def test_writer_on_full_disk_tells_everybody_who_waits(tmp_path: Path) -> None:
         answers = asyncio.run(send())
     assert [type(answer) for answer in answers] == [WorkspaceError] * 5
     assert ids(tmp_path) == [] == heard
+
+
+def test_store_closed_in_the_middle_of_a_look_waits_for_its_end(tmp_path: Path) -> None:
+    async def look_and_close() -> None:
+        store = FileStore(EventLog(tmp_path, dedupe_days=7), lambda events: None)
+        with (tmp_path / ".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            look = asyncio.create_task(store.catch_up())
+            await asyncio.sleep(0.1)
+            look.cancel()
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0.1)
+            assert not closing.done()
+        await asyncio.wait_for(closing, 10)
+
+    asyncio.run(look_and_close())
 
 
 def test_store_tells_of_what_another_replica_wrote_once_and_in_order(tmp_path: Path) -> None:
