@@ -17,7 +17,7 @@ from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
 from intently.data.sources import SourceConfig
-from intently.llm.embedding import ItemTextConfig, embedding_rows, interest_texts, item_texts
+from intently.llm.embedding import INTEREST_ENCODER, ItemTextConfig, embedding_rows, interest_texts, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.ranking.features import read_catalogue, read_log, read_rows
 from intently.ranking.knowledge import histogram_vectors, interest_vectors, item_vectors
@@ -125,7 +125,7 @@ class World:
     def film_texts(self) -> torch.Tensor:
         """[I + 1, V] vectors of what is said of the items."""
         items = self.read("item")
-        found = self._encoded("item_embedding", "item", items["item_id"], item_texts(items, ItemTextConfig()), "items")
+        found = self._encoded("item_embedding", "item", items["item_id"], item_texts(items, ItemTextConfig()), "items", EncoderConfig())
         return item_vectors(self.bare.catalogue, found)
 
     def data(self, knowledge: str) -> CtrData:
@@ -145,14 +145,14 @@ class World:
                 artifact = self.mined[knowledge]
                 rows = artifact.read()
                 ids, texts = interest_texts(rows)
-                found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, artifact.version)
+                found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, artifact.version, INTEREST_ENCODER)
                 return replace(self.bare, interests=interest_vectors(self.bare.log, rows, found), item_vectors=self.film_texts)
 
-    def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, made: str) -> pa.Table:
+    def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, made: str, config: EncoderConfig) -> pa.Table:
         """EMBEDDING rows, encoded once and kept."""
         stage = open_stage(self.kept, name, EMBEDDING, {}, Made(made=made))
         if not stage.finished:
             print(f"encoding {len(texts)} texts: {name}", flush=True)
-            encoder = TextEncoder(EncoderConfig())
+            encoder = TextEncoder(config)
             put(self.kept, name, EMBEDDING, embedding_rows(kind, ids, encoder.encode(texts.to_pylist()), encoder.name), made)
         return stage.reuse().read()

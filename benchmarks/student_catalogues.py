@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalogue
-from intently.alignment.catalogue_answers import shown_aspects
+from intently.alignment.catalogue_answers import DEGREES, shown_aspects
 from intently.alignment.catalogue_teacher import seen_of, told_of
 from intently.alignment.truth import histories
 from intently.core.schema import HISTORY, USER_INTEREST
@@ -207,9 +207,10 @@ def normalise_phrase(phrase: str) -> str:
 
 def grounded(reason: str, text: str) -> bool:
     """Whether the things that a reason says were liked or bought stand in the chunk."""
+    degrees = {word for _, degree in DEGREES for word in degree.split()}
     named = reason.split(",")[0].split()[1:]
     there = text.lower()
-    return all(word.lower() in there for word in named if word != "and")
+    return all(word.lower() in there for word in named if word not in ("and", *degrees))
 
 
 def measure_items(engine: Engine, catalogue: Catalogue, num_items: int) -> Figures:

@@ -10,7 +10,7 @@ from intently.core.config import Config, Resources, operational
 from intently.core.job import Job, launch
 from intently.core.schema import EMBEDDING
 from intently.core.workspace import Artifact, Workspace
-from intently.llm.embedding import EmbedTexts, ItemTextConfig, TextSource
+from intently.llm.embedding import INTEREST_ENCODER, EmbedTexts, ItemTextConfig, TextSource
 from intently.llm.encoder import EncoderConfig
 from intently.runtime.mapping import map_parts
 from pydantic import Field
@@ -19,7 +19,7 @@ from pydantic import Field
 class EmbedInterestsConfig(Config):
     """Settings of the job."""
 
-    encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="which model encodes")
+    encoder: EncoderConfig = Field(INTEREST_ENCODER, description="which model encodes")
     rows_per_part: int = Field(4096, ge=1, description="chunks in one part; a killed run loses at most one part a worker")
     threads: int = operational(1, description="CPU threads of one worker", ge=1)
     resources: Resources = operational(Resources(), description="what one worker needs, and how many there are")

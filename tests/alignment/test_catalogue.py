@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from intently.core.schema import CHAT_EXAMPLE
 from intently.data.training_log import mark_log
 from intently.llm.tasks import ITEM_LIKING, TASKS
 
+NOTHING = np.empty(0, np.int64)
 GENRES = ("Comedy", "Drama|War", "Horror", "Comedy|Romance")
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 60, 40, 24
 
@@ -118,16 +120,20 @@ def test_shown_aspects_are_what_a_chunk_has_more_of_than_everybody(catalogue: Ca
     assert {"comedy films", "comedy romance films", "drama war films", "horror films"} <= set(place)
     horror = np.flatnonzero(catalogue.shows[:, place["horror films"]])[[0, 5, 10]]
     comedy = np.flatnonzero(catalogue.shows[:, place["comedy films"]] * (1 - catalogue.shows[:, place["romance films"]]))[[0, 5, 10]]
-    seen = Seen(np.concatenate([horror, comedy]), np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0]), False)
+    seen = Seen(np.concatenate([horror, comedy]), np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0]), False, NOTHING)
     found = [catalogue.aspects[one.aspect].phrase for one in shown_aspects(catalogue, seen)]
     # Three of six are horror, a fourth or so of what is liked at all; half are comedies, and so is half of what is liked.
     assert found == ["horror films"]
+    disliked = np.flatnonzero(catalogue.shows[:, place["horror films"]])[[1, 2, 3, 4, 6]]
+    assert shown_aspects(catalogue, replace(seen, others=disliked)) == []  # three of eight, but every comedy
 
 
-def test_interests_answer_tells_stage_and_names_words_of_the_chunk(catalogue: Catalogue) -> None:
+def test_interests_answer_tells_stage_degree_and_names_words_of_the_chunk(catalogue: Catalogue) -> None:
     place = {aspect.phrase: number for number, aspect in enumerate(catalogue.aspects)}
     shown = [Shown(place["horror films"], 0.6, 1.0), Shown(place["drama war films"], 0.0, 0.3), Shown(place["comedy films"], 0.0, 1.0)]
-    seen = Seen(np.zeros(3, np.int64), np.array([0.0, 0.5, 1.0]), False)
+    war, horror = (np.flatnonzero(catalogue.shows[:, place[phrase]]) for phrase in ("drama war films", "horror films"))
+    # Of four war films three are liked, of two horror films one.
+    seen = Seen(np.array([*war[:3], horror[0]]), np.array([0.0, 0.1, 0.3, 1.0]), False, np.array([war[3], horror[1]]))
     text = "2001 (rating 5) | A [Horror], B [Drama/War], C [Comedy]"
     answer = interests_of(catalogue, shown, seen, text, ["comedy films"], "rating")
     assert [(draft.interest, draft.stage) for draft in answer.interests] == [
@@ -135,7 +141,10 @@ def test_interests_answer_tells_stage_and_names_words_of_the_chunk(catalogue: Ca
         ("drama war films", "fading"),
         ("comedy films", "active"),
     ]
-    assert answer.interests[1].reason == "liked drama and war, wants to be moved by people's fates"
+    assert answer.interests[0].reason.startswith("liked half horror, most of the rest, wants to ")
+    assert answer.interests[1].reason == "liked most drama and war, half of the rest, wants to be moved by people's fates"
+    bought = interests_of(catalogue, shown[1:2], seen, text, [], "purchase")
+    assert bought.interests[0].reason == "bought drama and war, wants to be moved by people's fates"
 
 
 def test_tag_answer_shares_tags_by_stage_and_never_repeats_one() -> None:

@@ -102,13 +102,13 @@ def test_embed_texts_without_tags_writes_an_empty_table(workspace: Workspace) ->
 
 
 def test_interest_texts_join_the_phrases_of_a_chunk_in_the_models_order() -> None:
-    rows = [("bob", 0, 0, "noir films", "active", "new"), ("ann", 10, 0, "jazz", "fading", "continued"),
-            ("ann", 2, 1, "war films", "emerging", "new"), ("ann", 2, 0, "comedies", "active", "returned")]  # fmt: skip
+    rows = [("bob", 0, 0, "noir films", "active", "new", "a"), ("ann", 10, 0, "jazz", "fading", "continued", "b"),
+            ("ann", 2, 1, "war films", "emerging", "new", "c"), ("ann", 2, 0, "comedies", "active", "returned", "d")]  # fmt: skip
     interests = pa.table(dict(zip(INTEREST_COLUMNS, zip(*rows, strict=True), strict=True)))
     ids, texts = interest_texts(interests)
     assert ids.to_pylist() == ["ann/2", "ann/10", "bob/0"]
     assert texts.to_pylist() == [
-        "comedies (active, returned); war films (emerging, new)",
-        "jazz (fading, continued)",
-        "noir films (active, new)",
+        "comedies (active, returned): d; war films (emerging, new): c",
+        "jazz (fading, continued): b",
+        "noir films (active, new): a",
     ]

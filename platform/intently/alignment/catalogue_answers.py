@@ -16,6 +16,9 @@ from intently.core.schema import Behaviour
 from intently.llm.tasks import InterestDraft, ItemInterestDraft, ItemInterests, ItemTags, UserInterests
 
 _DEEDS = {Behaviour.PURCHASE: "bought", Behaviour.RATING: "liked"}
+HALF = 0.45
+DEGREES = ((0.9, "nearly all"), (0.7, "most"), (HALF, "half"), (0.2, "some"), (0.0, "few"))
+"""Share of what was seen that was liked, from which on a reason says so, and the word."""
 LEAST_LIFT = 1.2
 MOST_SHARED = 0.6
 
@@ -37,30 +40,37 @@ class Shown:
 
 @dataclass(frozen=True)
 class Seen:
-    """The liked events of a chunk.
+    """What a chunk's events liked, and what they did not.
 
     Attributes:
-        items: [E] rows of the catalogue.
+        items: [E] rows of the catalogue, of the liked events.
         times: [E] 0 to 1, where in the chunk's time each stands; all 0 where the chunk is one sitting.
         sitting: whether all of it happened within a day.
+        others: [F] rows of the catalogue, of the events that liked nothing.
     """
 
     items: np.ndarray
     times: np.ndarray
     sitting: bool
+    others: np.ndarray
 
 
 def shown_aspects(catalogue: Catalogue, seen: Seen) -> list[Shown]:
     """What a chunk's liked items have more of than everybody's do, the strongest first: c·log(c / expected).
 
     Two aspects that rest on much the same items are one, the stronger. A chunk of more than five liked items shows an aspect from two on.
+    What was watched much and liked less than half the time, and less than the rest, is no wish.
     """
     size = len(seen.items)
     has = catalogue.shows[seen.items]  # [E, A]
     count = has.sum(axis=0)
     lift = count / np.maximum(size * catalogue.rate, 1e-9)
     least = 1 if size <= 5 else 2
-    score = np.where((count >= least) & (lift >= LEAST_LIFT), count * np.log(np.maximum(lift, 1e-9)), 0.0)
+    seen_count = count + catalogue.shows[seen.others].sum(axis=0)
+    share = count / np.maximum(seen_count, 1)
+    rest = (size - count) / np.maximum(size + len(seen.others) - seen_count, 1)
+    shows = (count >= least) & (lift >= LEAST_LIFT) & ((share >= HALF) | (share >= rest))
+    score = np.where(shows, count * np.log(np.maximum(lift, 1e-9)), 0.0)
     chosen: list[int] = []
     for aspect in np.argsort(-score, kind="stable").tolist():
         if score[aspect] <= 0 or len(chosen) == _room(size, catalogue.config.max_interests):
@@ -96,16 +106,30 @@ def interests_of(catalogue: Catalogue, shown: Sequence[Shown], seen: Seen, text:
     drafts = []
     for one in shown:
         aspect = catalogue.aspects[one.aspect]
-        reason = f"{_deed(aspect, text, deed)}, wants to {motive_of(aspect.wider)}"
+        what, rest = _what(aspect, text), ""
+        if Behaviour(deed) is Behaviour.RATING:  # whoever rates says what they did not like, too
+            degree, other = _degrees(catalogue.shows[:, one.aspect] > 0, seen)
+            what, rest = f"{degree} {what}", f", {other} of the rest" if other else ""
+        reason = f"{_DEEDS[Behaviour(deed)]} {what}{rest}, wants to {motive_of(aspect.wider)}"
         drafts.append(InterestDraft(interest=aspect.phrase, stage=_stage(one, seen, aspect.phrase, previous), reason=reason))
     return UserInterests(interests=drafts)
 
 
-def _deed(aspect: Aspect, text: str, deed: str) -> str:
-    """What was done with what; its words are the aspect's, and stand in the chunk."""
+def _what(aspect: Aspect, text: str) -> str:
+    """What it was done with; the words are the aspect's, and stand in the chunk."""
     there = set(text.lower().replace("/", " ").replace("[", " ").replace("]", " ").replace(",", " ").replace("\\", " ").split())
     named = [word for word in aspect.words if word in there][:2]
-    return f"{_DEEDS[Behaviour(deed)]} {' and '.join(named) if named else aspect.core}"
+    return " and ".join(named) if named else aspect.core
+
+
+def _degrees(has: np.ndarray, seen: Seen) -> tuple[str, str]:
+    """How much was liked of the items that have an aspect ([N] bool), and of the rest; empty for a rest of nothing."""
+    words = []
+    for mine in (has, ~has):
+        liked, others = int(mine[seen.items].sum()), int(mine[seen.others].sum())
+        share = liked / max(liked + others, 1)
+        words.append(next(word for least, word in DEGREES if share >= least) if liked + others else "")
+    return words[0], words[1]
 
 
 def _stage(one: Shown, seen: Seen, phrase: str, previous: Sequence[str]) -> str:

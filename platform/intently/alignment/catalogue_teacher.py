@@ -99,12 +99,13 @@ def told_of(events: pa.Table) -> dict[str, dict[str, Any]]:
 
 
 def seen_of(happened: list[dict[str, Any]], items: list[int]) -> Seen:
-    """Events of a chunk (`time` in microseconds, `liked`) and the catalogue rows of their items → the liked ones."""
+    """Events of a chunk (`time` in microseconds, `liked`) and the catalogue rows of their items → what they liked and what not."""
     times = np.array([event["time"] for event in happened], np.float64)
     span = times[-1] - times[0]
     liked = np.array([event["liked"] for event in happened], bool)
     places = (times - times[0]) / span if span >= _DAY_US else np.zeros(len(times))
-    return Seen(np.array(items, np.int64)[liked], places[liked], bool(span < _DAY_US))
+    rows = np.array(items, np.int64)
+    return Seen(rows[liked], places[liked], bool(span < _DAY_US), rows[~liked])
 
 
 def _interest_rows(catalogue: Catalogue, chunks: list[_Chunk], rng: np.random.Generator) -> Rows:

@@ -20,8 +20,10 @@ from intently.llm.encoder import EncoderConfig, TextEncoder
 ITEM_COLUMNS = ("item_id", "title", "category", "categories", "brand", "description", "attributes")
 """Columns of Item that `item_texts` reads; the picture is not among them."""
 
-INTEREST_COLUMNS = ("user_id", "chunk", "rank", "interest", "stage", "shift")
+INTEREST_COLUMNS = ("user_id", "chunk", "rank", "interest", "stage", "shift", "reason")
 """Columns of UserInterest that `interest_texts` reads."""
+INTEREST_ENCODER = EncoderConfig(max_tokens=256)
+"""Of the interests of a chunk: half a dozen with their reasons are longer than an item's text."""
 
 
 class ItemTextConfig(Config):
@@ -118,7 +120,9 @@ def distinct_tags(tags: Artifact) -> pa.ChunkedArray:
 
 
 def interest_texts(interests: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """The interests of each chunk as one text, in the model's order: "noir films (active, new); war films (fading, continued)".
+    """The interests of each chunk as one text, in the model's order: "noir films (active, new): liked most crime; war films …".
+
+    The reason says why and how much, which the phrase does not.
 
     Args:
         interests: UserInterest rows with at least INTEREST_COLUMNS.
@@ -127,7 +131,7 @@ def interest_texts(interests: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArra
     """
     ordered = interests.sort_by([("user_id", "ascending"), ("chunk", "ascending"), ("rank", "ascending")])
     state = pc.binary_join_element_wise(ordered["stage"], ordered["shift"], ", ")
-    phrase = pc.binary_join_element_wise(ordered["interest"], pc.binary_join_element_wise(" (", state, ")", ""), "")
+    phrase = pc.binary_join_element_wise(ordered["interest"], " (", state, "): ", ordered["reason"], "")
     grouped = pa.table({"user_id": ordered["user_id"], "chunk": ordered["chunk"], "phrase": phrase})
     grouped = grouped.group_by(["user_id", "chunk"], use_threads=False).aggregate([("phrase", "list")])
     return chunk_ids(grouped["user_id"], grouped["chunk"]), pc.binary_join(grouped["phrase_list"], "; ")
