@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -60,7 +60,10 @@ class GrpoConfig(Config):
     kl: float = Field(1e-3, ge=0, description="weight of the KL divergence to the reference")
     imitation: float = Field(0.0, ge=0, description="weight of fine-tuning's own loss on the same prompts")
     attempts: int = Field(0, ge=0, description="times that prompts whose samples all earn the same are replaced by others; 0 keeps them")
-    learning_rate: float = Field(1e-5, gt=0, description="of AdamW after the warm-up; constant")
+    learning_rate: float = Field(1e-5, gt=0, description="of AdamW after the warm-up")
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = Field(
+        "constant_with_warmup", description="of the learning rate after that; the others fall to 0 by the last round"
+    )
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     warmup_rollouts: int = Field(0, ge=0, description="rollouts in which the rate rises")
     patience: int = Field(5, ge=1, description="rounds without a better policy after which training ends")
@@ -210,7 +213,7 @@ def build_trainer(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_steps=config.warmup_rollouts * config.steps_per_rollout,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=config.schedule,
         max_grad_norm=deepspeed.max_gradient_norm,
         gradient_checkpointing=False,
         bf16=deepspeed.precision == "bf16",
