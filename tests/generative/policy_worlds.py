@@ -20,12 +20,14 @@ from tests.retrieval.world import history, put
 RING, USERS = 8, 16
 SIZES = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 2, "head_size": 16, "feed_forward": 32, "text_tokens": 256}
 LEARNING = {
-    "num_rounds": 6,
+    "num_rounds": 8,
     "rollouts_per_round": 5,
-    "prompts": 16,
-    "group_size": 8,
+    "prompts": 32,
+    "group_size": 16,
     "temperature": 1.0,
-    "learning_rate": 1e-2,
+    "kl": 0.05,
+    "learning_rate": 5e-3,
+    "schedule": "linear",
     "warmup_rollouts": 2,
 }
 BEST_REWARD = 1.5

@@ -1,15 +1,17 @@
 """The constrained policy: a decoder whose probabilities add up to one over what the catalogue allows, at every step.
 
 One definition serves rollout, loss, ratio and KL (`child_log_probs`). Log-probabilities of a whole group are computed with its prompt read
-once: the samples are branches behind it, and a mask lets each see the prompt and itself, as in the beam search. Whatever wraps the model
-(DDP, DeepSpeed) is called once, so that its hooks see the backward pass.
+once: the samples are branches behind it, and a mask lets each see the prompt and itself, as in the beam search. Short prompts share a row,
+so that little is computed for padding. Whatever wraps the model (DDP, DeepSpeed) is called once, so that its hooks see the backward pass.
 
-Shapes: B samples, U distinct prompts, P tokens of the longest prompt, W most samples of a prompt, L levels, K codes of a level,
-C most children, D width.
+Shapes: B samples, U distinct prompts, P tokens of the longest prompt, L levels, K codes of a level, C most children, D width; R rows of
+S tokens that prompts and samples are packed into.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,12 +97,11 @@ def score_completions(
         output_hidden_states=True,
         logits_to_keep=1,
     )
-    hidden = answer.hidden_states[-1]  # [U, P + W·(L' − 1), D], behind the last norm
+    hidden = answer.hidden_states[-1]  # [R, S, D], behind the last norm
     nodes, log_probs, entropies = torch.zeros_like(rows), [], []
-    last = prompts.shape[1] - 1
     for level in range(depth):
-        place = torch.full_like(rows, last) if level == 0 else last + packed.slot * (depth - 1) + level
-        choices = child_log_probs(hidden[packed.owner, place], head, nodes, level, trie, tokens, temperature)
+        place = packed.asks if level == 0 else packed.codes + level - 1
+        choices = child_log_probs(hidden[packed.row, place], head, nodes, level, trie, tokens, temperature)
         written = choices.valid & (trie.codes[choices.children] + tokens.first[level] == completions[:, level, None])
         alive = written.any(dim=-1)
         taken = written.int().argmax(dim=-1)
@@ -149,19 +150,21 @@ def head_of(model: PreTrainedModel) -> torch.Tensor:
 
 class _Packed(NamedTuple):
     tokens: torch.Tensor
-    """[U, S] a prompt and behind it its samples' codes but the last, which foretells nothing."""
+    """[R, S] prompts, each with its samples' codes behind it, but the last, which foretells nothing."""
     positions: torch.Tensor
-    """[U, S]."""
+    """[R, S] within prompt and sample."""
     sees: torch.Tensor
-    """[U, S, S] bool: what each position looks at."""
-    owner: torch.Tensor
-    """[B] the distinct prompt of each sample."""
-    slot: torch.Tensor
-    """[B] which of that prompt's samples it is."""
+    """[R, S, S] bool: what each place looks at."""
+    row: torch.Tensor
+    """[B] where each sample lies."""
+    asks: torch.Tensor
+    """[B] place of its prompt's last token."""
+    codes: torch.Tensor
+    """[B] place of its first code."""
 
 
 def _pack(prompts: torch.Tensor, prompt_mask: torch.Tensor, completions: torch.Tensor) -> _Packed:
-    device, width = prompts.device, prompts.shape[1]
+    device, steps = prompts.device, completions.shape[1] - 1
     distinct, owner = prompts.unique(dim=0, return_inverse=True)
     known = torch.zeros_like(distinct, dtype=torch.bool)
     known[owner] = prompt_mask.bool()
@@ -169,17 +172,34 @@ def _pack(prompts: torch.Tensor, prompt_mask: torch.Tensor, completions: torch.T
     counts = torch.bincount(owner)
     slot = torch.empty_like(owner)
     slot[order] = torch.arange(len(owner), device=device) - (counts.cumsum(0) - counts)[owner[order]]
-    steps, samples = completions.shape[1] - 1, int(counts.max())
-    behind = torch.zeros(len(distinct), samples, steps, dtype=torch.long, device=device)
-    behind[owner, slot] = completions[:, :steps]
-    total = samples * steps
     lengths = known.sum(dim=1)
-    of = torch.arange(samples, device=device).repeat_interleave(steps)
-    step = torch.arange(steps, device=device).repeat(samples)
-    positions = torch.cat([(known.cumsum(dim=1) - 1).clamp(min=0), lengths[:, None] + step], dim=1)
-    sees = torch.zeros(len(distinct), width + total, width + total, dtype=torch.bool, device=device)
-    sees[:, :, :width] = known[:, None]
-    sees[:, :width, :width] &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    sees[:, width:, width:] = (of[:, None] == of) & (step[:, None] >= step)
-    sees |= torch.eye(width + total, dtype=torch.bool, device=device)  # what fills up looks at itself: no row may be empty
-    return _Packed(torch.cat([distinct, behind.flatten(1)], dim=1), positions, sees, owner, slot)
+    row, start, width = _share_rows((lengths + counts * steps).tolist())
+    rows, starts = torch.tensor(row, device=device), torch.tensor(start, device=device)
+    shape = (int(rows.max()) + 1, width)
+    tokens, positions = torch.zeros(shape, dtype=torch.long, device=device), torch.zeros(shape, dtype=torch.long, device=device)
+    prompt, sample = torch.full(shape, -1, device=device), torch.full(shape, -1, device=device)
+    of, column = known.nonzero(as_tuple=True)
+    at = (known.cumsum(dim=1) - 1)[of, column]
+    place = (rows[of], starts[of] + at)
+    tokens[place], positions[place], prompt[place] = distinct[of, column], at, of
+    codes = starts[owner] + lengths[owner] + slot * steps
+    step = torch.arange(steps, device=device)
+    behind = (rows[owner, None].expand(-1, steps), codes[:, None] + step)
+    tokens[behind], positions[behind] = completions[:, :steps], lengths[owner, None] + step
+    prompt[behind], sample[behind] = owner[:, None].expand(-1, steps), slot[:, None].expand(-1, steps)
+    sees = (prompt[:, :, None] == prompt[:, None]) & (positions[:, :, None] >= positions[:, None])
+    sees &= (sample[:, None] < 0) | (sample[:, None] == sample[:, :, None])
+    return _Packed(tokens, positions, sees, rows[owner], starts[owner] + lengths[owner] - 1, codes)
+
+
+def _share_rows(sizes: Sequence[int]) -> tuple[list[int], list[int], int]:
+    """Sizes → the row and the place in it where each begins, and the width of the rows, which is the largest size."""
+    width = max(sizes)
+    row, start, rooms = [0] * len(sizes), [0] * len(sizes), [(-width, 0)]  # a heap: the row with the most room first
+    for one in sorted(range(len(sizes)), key=lambda one: -sizes[one]):
+        if -rooms[0][0] < sizes[one]:
+            heapq.heappush(rooms, (-width, len(rooms)))
+        room, chosen = heapq.heappop(rooms)
+        row[one], start[one] = chosen, width + room
+        heapq.heappush(rooms, (room + sizes[one], chosen))
+    return row, start, width
