@@ -29,6 +29,7 @@ LEARNING = {
     "learning_rate": 5e-3,
     "schedule": "linear",
     "warmup_rollouts": 2,
+    "patience": 8,
 }
 BEST_REWARD = 1.5
 """Hit 1, and half of the whole prefix."""

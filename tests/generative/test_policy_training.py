@@ -76,7 +76,7 @@ def alone(ring: Ring) -> Iterator[list[dict[str, float]]]:
 def test_toy_reward_rises_to_what_there_is_to_earn(ring: Ring, alone: list[dict[str, float]]) -> None:
     rewards = [note["reward"] for note in alone[1:]]
     assert rewards[0] < 0.5 * BEST_REWARD and rewards[-1] > 0.95 * BEST_REWARD
-    assert alone[-1]["hr2"] >= 0.8 > 2 * alone[0]["hr2"], "of items that followed no history of that length in training"
+    assert alone[-1]["hr2"] >= 0.5 > 2 * alone[0]["hr2"], "of items that followed no history of that length in training"
     assert {note["invalid"] for note in alone[1:]} == {0.0}
     assert alone[1]["clipped"] > 0, "from the second pass over a rollout on"
     assert alone[-1]["entropy"] < 0.2 * alone[1]["entropy"]

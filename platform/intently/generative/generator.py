@@ -168,14 +168,15 @@ class TrainedGenerator:
         """
         trie = trie or self.live.current
         tokens = ItemTokens(trie.semantic_ids, self.vocabulary.sid)
-        found = [(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))]
-        for start in range(0, len(histories), _BATCH):
-            asked, lengths = prompts(histories[start : start + _BATCH], tokens, self.vocabulary, self.config.sequences.max_items)
-            gone = None if excluded is None else excluded[start : start + _BATCH]
+        items, scores = np.full((len(histories), k), -1, np.int64), np.full((len(histories), k), -np.inf, np.float32)
+        order = np.argsort([len(history) for history in histories], kind="stable")  # like lengths together: little is filled up
+        for start in range(0, len(order), _BATCH):
+            rows = order[start : start + _BATCH]
+            asked, lengths = prompts([histories[row] for row in rows], tokens, self.vocabulary, self.config.sequences.max_items)
+            gone = None if excluded is None else [excluded[row] for row in rows]
             answer = self.beam.search(asked.to(self._device), lengths.to(self._device), trie, k, gone)
-            found.append((answer.items.cpu().numpy(), answer.scores.cpu().numpy()))
-        items, scores = zip(*found, strict=True)
-        return np.concatenate(items), np.concatenate(scores)
+            items[rows], scores[rows] = answer.items.cpu().numpy(), answer.scores.cpu().numpy()
+        return items, scores
 
     def _ready(self, trie: Trie) -> Trie:
         ready = trie.to(self._device)
