@@ -9,7 +9,7 @@ learns from targets inside train histories; which round is kept is chosen on val
 `hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of the towers' item vectors; `semantic` (1), cosine of texts; `rank`
 (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1, gated 0.5 where all codes but the last are the
 target's); labels are rule, random or uniform. `affinity` (hit 1, affinity 1) pays what the towers expect of the person, fitted on the same
-histories, and `gated+affinity/<labels>` both. `more_sft` pays nothing: only fine-tuning's own loss acts, on the same prompts with weight
+histories, and `gated+affinity/<labels>` (hit 1, gated 0.5, affinity 4) both. `more_sft` pays nothing: only fine-tuning's own loss acts, on the same prompts with weight
 0.2.
 
 Interests of an item are the keywords that come with the data, written by a language model; the rule labels them (one word is enough). There
@@ -68,18 +68,23 @@ REWARDS: dict[str, dict[str, float]] = {
     "published": {"hit": 1.0, "interest": 0.5},
     "gated": {"hit": 1.0, "gated": 0.5},
     "affinity": {"hit": 1.0, "affinity": 1.0},
-    "gated+affinity": {"hit": 1.0, "gated": 0.5, "affinity": 1.0},
+    "gated+affinity": {"hit": 1.0, "gated": 0.5, "affinity": 4.0},
 }
 LEARNING = {
     "grpo": {
-        "num_rounds": 12,
-        "rollouts_per_round": 8,
-        "prompts": 256,
+        "num_rounds": 4,
+        "rollouts_per_round": 12,
+        "prompts": 512,
+        "iterations": 1,
+        "minibatches": 8,
+        "temperature": 0.7,
+        "kl": 0.5,
         "learning_rate": 1e-3,
         "warmup_rollouts": 4,
-        "kl": 0.5,
-        "patience": 12,
+        "schedule": "linear",
+        "patience": 4,
     },
+    "prompts": {"places": "last"},
     "validation": {"cutoffs": (5, 10, 20, 50), "max_users": 10_000},
 }
 QUICK = {
@@ -280,7 +285,8 @@ def main() -> None:
         rows = [trial.kept("sft", trial.sft)]
         for reward in rewards:
             for seed in seeds if reward in MAIN else seeds[:1]:
-                rows.append(trial.kept(f"{reward}-{seed}", lambda r=reward, s=seed: trial.row(r, s)))
+                settings = version_of("row", None, {}, trial.config(reward, seed).identity())
+                rows.append(trial.kept(f"{reward}-{seed}-{settings}", lambda r=reward, s=seed: trial.row(r, s)))
     found = figures(rows)
     print("\n".join(f"{name:<32}{value:+.4f}" for name, value in found.items()))
     if options.json:
