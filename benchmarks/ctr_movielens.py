@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -63,8 +64,10 @@ PAPER = {
 }
 """AUC as published (Tables 2, 3 and 5)."""
 LEARNING = {"num_epochs": 2, "patience": 2, "batch_size": 2048, "learning_rate": 2e-3, "precision": "bf16"}
-FEW = {**LEARNING, "batch_size": 512}
-"""Steps for tens of thousands of rows, where interests of some users alone were mined."""
+ALL_ROWS = 540_939
+"""Of train, of everybody."""
+FEWEST_ROWS = 512
+"""Of a batch: where interests of some users alone were mined, batches are smaller and steps about as many as for everybody."""
 HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
 
 
@@ -95,6 +98,12 @@ class Run:
         """Settings."""
         model = {"backbone": self.backbone, "history": self.history, **VARIANTS[self.variant][1]}
         return CtrTrainingConfig.parse({"model": model, "learning": {**learning, "seed": self.seed}})
+
+
+def learning_for(num_rows: int) -> dict[str, Any]:
+    """Settings for so many rows of train: 2,048 a batch for the 540,939 of everybody, the nearest power of two of a like share of fewer."""
+    share = 2 ** round(math.log2(LEARNING["batch_size"] * num_rows / ALL_ROWS))
+    return {**LEARNING, "batch_size": min(LEARNING["batch_size"], max(FEWEST_ROWS, share))}
 
 
 def _runs(
@@ -347,8 +356,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     worlds = worlds_of(options)
-    learning = FEW if options.quick or worlds["exact"].restriction else LEARNING
-    measurer = Measurer(worlds, options.workspace / "runs", learning)
+    measurer = Measurer(worlds, options.workspace / "runs", learning_for(len(worlds["exact"].bare.rows["train"].labels)))
     chosen = sorted((run for name in options.only for run in GROUPS[name]), key=lambda run: run.seed)
     if options.quick:
         chosen = [Run("exact", "base"), Run("exact", "no LLM")]

@@ -9,8 +9,8 @@ learns from targets inside train histories; which round is kept is chosen on val
 `hit` (1), the binary reward; `prefix` (1); `collaborative` (1), cosine of the towers' item vectors; `semantic` (1), cosine of texts; `rank`
 (hit 1, rank 1); `published/<labels>` (hit 1, interest 0.5); `gated/<labels>` (hit 1, gated 0.5 where all codes but the last are the
 target's); labels are rule, random or uniform. `affinity` (hit 1, affinity 1) pays what the towers expect of the person, fitted on the same
-histories, and `gated+affinity/<labels>` (hit 1, gated 0.5, affinity 4) both. `more_sft` pays nothing: only fine-tuning's own loss acts, on the same prompts with weight
-0.2.
+histories, and `gated+affinity/<labels>` (hit 1, gated 0.5, affinity 4) both. `more_sft` pays nothing: only fine-tuning's own loss acts, on
+the same prompts with weight 0.2.
 
 Interests of an item are the keywords that come with the data, written by a language model; the rule labels them (one word is enough). There
 is no row for labels of a language model: the shipped student cannot judge interests, and no other model is at hand. Every finished row is
