@@ -10,7 +10,8 @@ drawing test users with replacement. `day` is the protocol of the released code 
 
 Interests come from --mined: user_interest of kind `cube` (the cascade, one sample), `independent` (chunks read on their own), `hts` (the
 tree's path, with scores). What is not there is not run, and named; rows are those of users of whom every kind was mined, for all models
-alike. Every finished run is kept under --workspace.
+alike. `facts` is what the student is taught to write, without its mistakes, through the same TIF. Every finished run is kept under
+--workspace.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from intently.alignment.catalogue import CatalogueConfig
 from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
@@ -35,6 +37,7 @@ from intently.ranking.samples import SampleConfig
 from intently.ranking.training import BatchCutter, CtrData, CtrTrainingConfig, figures, predict, restore_model, train_ctr
 from intently.runtime.train import WEIGHTS, TrainConfig, train
 from matplotlib.figure import Figure
+from student_catalogues import CATALOGUES
 
 from benchmarks.ctr_world import World, prepare
 
@@ -44,6 +47,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("nothing", {}),
     "item text": ("items", {"item_knowledge": True}),
     "no LLM": ("histograms", INTERESTS),
+    "facts": ("facts", {**INTERESTS, "scored": False}),
     "SIM": ("items", {"similar": 20}),
     "KAR": ("independent", {**INTERESTS, "selection": "first", "fusion": "mlp", "scored": False}),
     "TRSR": ("cube", {**INTERESTS, "selection": "last", "fusion": "mlp", "scored": False}),
@@ -119,7 +123,7 @@ GROUPS: dict[str, list[Run]] = {
     "main": _runs(["base", "HiT"], MAIN[1:]),
     "history_20": _runs(["base", "no LLM", "HiT"], histories=(20,), seeds=1),
     "history_50": _runs(["base", "no LLM", "HiT"], histories=(50,), seeds=1),
-    "ablation": _runs(["item text", "CUBE", "CUBE + TIF"]),
+    "ablation": _runs(["item text", "CUBE", "CUBE + TIF", "facts"]),
     "baselines": _runs(["SIM", "KAR", "TRSR", "LIBER"], seeds=1),
     "fusions": _runs(["MLP", "SA", "GRU"], seeds=1),
     "others": _runs(["base", "HiT"], OTHERS, seeds=1),
@@ -159,7 +163,8 @@ class Measurer:
 
     def missing(self, run: Run) -> bool:
         """Whether the run needs interests that were not mined."""
-        return run.knowledge not in ("nothing", "items", "histograms", *self.worlds[run.protocol].mined)
+        world = self.worlds[run.protocol]
+        return run.knowledge not in ("nothing", "items", "histograms", *(["facts"] if world.taught else []), *world.mined)
 
     def measure(self, run: Run) -> Outcome:
         """Train, or read what was kept."""
@@ -262,7 +267,7 @@ def print_tables(results: Results) -> list[dict[str, Any]]:
     for title, variants in (
         ("Table 3, DIN", ("base", "SIM", "KAR", "TRSR", "LIBER", "HiT", "no LLM")),
         ("Table 5, DIN", ("base", "MLP", "SA", "GRU", "HiT")),
-        ("Ablation, DIN", ("base", "item text", "CUBE", "CUBE + TIF", "HiT", "no LLM")),
+        ("Ablation, DIN", ("base", "item text", "CUBE", "CUBE + TIF", "HiT", "facts", "no LLM")),
     ):
         head(title, "AUC", "LogLoss", "calibration error", "paired gain over base [95 %]", "paper AUC")
         for variant in variants:
@@ -327,15 +332,17 @@ def worlds_of(options: argparse.Namespace) -> dict[str, World]:
         asked = {"sampled": ["detail_view", "cart", "purchase"], "positive": ["cart", "purchase"]}
         tables = prepare(source, options.workspace / "quick")
         return {"exact": World(tables, {}, Workspace.open(options.workspace / "quick_vectors"), SampleConfig.parse(asked))}
+    films = SharedParquetConfig(path=str(options.data / "movielens_1m"))
     tables, mined = Workspace.open(options.mined) if options.mined else None, {}
     for each in options.interests:
         kind, _, version = each.partition("=")
         assert tables is not None, "--interests needs --mined"
         mined[kind] = tables.artifact("user_interest", version)
     if tables is None:
-        tables = prepare(SharedParquetConfig(path=str(options.data / "movielens_1m")), options.workspace / "movielens")
-    exact = World(tables, mined, kept, SampleConfig())
-    return {"exact": exact, "day": World(tables, mined, kept, SampleConfig(), by_day=True)}
+        tables = prepare(films, options.workspace / "movielens")
+    taught = CatalogueConfig.parse({"name": "movielens_1m", "source": films.model_dump(), **CATALOGUES["movielens_1m"]})
+    exact = World(tables, mined, kept, SampleConfig(), taught=taught)
+    return {"exact": exact, "day": replace(exact, by_day=True)}
 
 
 def main() -> None:

@@ -12,15 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalogue
+from intently.alignment.catalogue_answers import interests_of, shown_aspects
+from intently.alignment.catalogue_teacher import seen_of
 from intently.core.schema import CHUNK, EMBEDDING, HISTORY
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
 from intently.data.sources import SourceConfig
-from intently.llm.embedding import INTEREST_ENCODER, ItemTextConfig, embedding_rows, interest_texts, item_texts
+from intently.llm.embedding import INTEREST_ENCODER, ItemTextConfig, chunk_ids, embedding_rows, interest_texts, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.ranking.features import read_catalogue, read_log, read_rows
-from intently.ranking.knowledge import histogram_vectors, interest_vectors, item_vectors
+from intently.ranking.knowledge import chunk_vectors, histogram_vectors, interest_vectors, item_vectors, matrix_of
 from intently.ranking.samples import SampleConfig, label_events, split_samples
 from intently.ranking.training import CtrData
 
@@ -65,6 +68,7 @@ class World:
         kept: where vectors are kept.
         samples: which events are rows.
         by_day: order within a day is not known.
+        taught: the catalogue whose facts a student is taught to write; None where there is none.
     """
 
     tables: Workspace
@@ -72,6 +76,7 @@ class World:
     kept: Workspace
     samples: SampleConfig
     by_day: bool = False
+    taught: CatalogueConfig | None = None
 
     def read(self, name: str) -> pa.Table:
         """A table of the log."""
@@ -129,7 +134,7 @@ class World:
         return item_vectors(self.bare.catalogue, found)
 
     def data(self, knowledge: str) -> CtrData:
-        """Rows with what is known: nothing, items, histograms, or interests of a kind."""
+        """Rows with what is known: nothing, items, histograms, or facts as text, or interests of a kind."""
         match knowledge:
             case "nothing":
                 return self.bare
@@ -141,12 +146,36 @@ class World:
                 log = read_log(history, self.bare.catalogue)
                 interests, items = histogram_vectors(log, self.read("item"), history, self.read("chunk"))
                 return replace(self.bare, interests=interests, item_vectors=items)
+            case "facts":
+                assert self.taught is not None, "the caller leaves such runs out"
+                users, chunks, texts = self._facts(open_catalogue(self.taught))
+                ids = chunk_ids(users, chunks)
+                found = self._encoded("interest_embedding_facts", "interest", ids, texts, str(self.taught.identity()), INTEREST_ENCODER)
+                vectors = chunk_vectors(self.bare.log, users, chunks.to_numpy(), matrix_of(found))
+                return replace(self.bare, interests=vectors, item_vectors=self.film_texts)
             case _:
                 artifact = self.mined[knowledge]
                 rows = artifact.read()
                 ids, texts = interest_texts(rows)
                 found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, artifact.version, INTEREST_ENCODER)
                 return replace(self.bare, interests=interest_vectors(self.bare.log, rows, found), item_vectors=self.film_texts)
+
+    def _facts(self, catalogue: Catalogue) -> tuple[pa.Array, pa.Array, pa.ChunkedArray]:
+        """Users, chunks, and what the student's teacher would have it write of each: a student that made no mistake."""
+        _, columns = flat_columns(self.read("history"), ("event_ids", "timestamps", "values"))
+        stars, times = columns["value"].to_numpy(), columns["timestamp"].cast(pa.int64()).to_numpy()
+        place = {event: number for number, event in enumerate(columns["event_id"].to_pylist())}
+        users, chunks, texts = [], [], []
+        for row in self.read("chunk").select(["user_id", "chunk", "event_ids", "item_ids", "text"]).to_pylist():
+            events = [place[event] for event in row["event_ids"]]
+            happened = [{"time": times[event], "liked": stars[event] >= catalogue.config.min_rating} for event in events]
+            seen = seen_of(happened, [catalogue.row[item] for item in row["item_ids"]])
+            if shown := shown_aspects(catalogue, seen):
+                drafts = interests_of(catalogue, shown, seen, row["text"], [], "rating").interests
+                users.append(row["user_id"])
+                chunks.append(row["chunk"])
+                texts.append("; ".join(f"{draft.interest} ({draft.stage}): {draft.reason}" for draft in drafts))
+        return pa.array(users), pa.array(chunks, pa.int32()), pa.chunked_array([texts], pa.string())
 
     def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, made: str, config: EncoderConfig) -> pa.Table:
         """EMBEDDING rows, encoded once and kept."""

@@ -75,10 +75,11 @@ def test_load_choice_outside_a_closed_set_names_the_choices() -> None:
         Example.load(overrides=["source.kind=kafka"])
 
 
-@pytest.mark.parametrize("text", ["123456789012", "012345670123", "12e4"])
-def test_load_text_of_digits_stays_as_it_was_written(text: str) -> None:
-    source = Example.load(overrides=["source.kind=files", f"source.path={text}"]).source
-    assert isinstance(source, Files) and source.path == text
+@pytest.mark.parametrize("text", ["123456789012", "012345670123", "12e4", "12:30"])
+def test_load_text_of_digits_stays_as_it_was_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "digits.yaml").write_text(f"source: {{kind: files, path: {text}}}")
+    for config in (Example.load(tmp_path / "digits.yaml"), Example.load(overrides=["source.kind=files", f"source.path={text}"])):
+        assert isinstance(config.source, Files) and config.source.path == text
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", ""])

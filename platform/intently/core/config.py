@@ -89,9 +89,24 @@ def _identity_of(value: Any) -> Any:
             return str(value)
 
 
+class _Loader(yaml.SafeLoader):
+    """Of whole numbers only the decimal ones: YAML 1.1 makes octal or base 60 of a name such as 0123 or 12:30."""
+
+
+_INT = "tag:yaml.org,2002:int"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _INT] for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError("config", str(path), f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -116,7 +131,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(path, text, f"{parent} is a value, not a section")
         values = child
     try:
-        # A leading zero would make it octal, and lose digits of a name.
-        values[leaf] = text if re.fullmatch(r"0\d+", text) else yaml.safe_load(text)
+        values[leaf] = _yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(path, text, f"is not YAML: {' '.join(str(error).split())}") from error
