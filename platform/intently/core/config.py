@@ -89,15 +89,16 @@ def _identity_of(value: Any) -> Any:
             return str(value)
 
 
+_INT, _DECIMAL = "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
+
+
 class _Loader(yaml.SafeLoader):
     """Of whole numbers only the decimal ones: YAML 1.1 makes octal or base 60 of a name such as 0123 or 12:30."""
 
-
-_INT = "tag:yaml.org,2002:int"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != _INT] for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+    yaml_implicit_resolvers = {
+        first: [(tag, _DECIMAL if tag == _INT else pattern) for tag, pattern in known]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _yaml(text: str) -> Any:
