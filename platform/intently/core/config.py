@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -95,7 +95,7 @@ _INT, _DECIMAL = "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
 class _Loader(yaml.SafeLoader):
     """Of whole numbers only the decimal ones: YAML 1.1 makes octal or base 60 of a name such as 0123 or 12:30."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [(tag, _DECIMAL if tag == _INT else pattern) for tag, pattern in known]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
