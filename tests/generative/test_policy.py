@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,26 @@ def test_score_completions_prompts_shared_and_shuffled_equal_one_pass_a_code(mix
             rest = [0.0] * (trie.depth - len(log_probs))
             np.testing.assert_allclose(found.log_probs[place].numpy(), log_probs + rest, atol=2e-5)
             np.testing.assert_allclose(found.entropies[place].numpy(), entropies + rest, atol=2e-5)
+
+
+def test_score_completions_short_prompts_share_rows_and_see_nothing_of_each_other() -> None:
+    class Told(torch.nn.Module):
+        def forward(self, **inputs: Any) -> Any:
+            shapes.append(tuple(inputs["input_ids"].shape))
+            return model(**inputs)
+
+    model, trie = small_model(), catalogue(random_ids(1, 40, mixed=False))
+    prompts = [torch.arange(20, 20 + length) for length in (12, 1, 2, 3, 4, 5)]
+    items, shapes = list(range(len(prompts))), []
+    rows = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_side="left")
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")
+    with torch.no_grad():
+        found = score_completions(Told(), head_of(model), rows, mask, completions_of(trie, items), trie, TOKENS, TEMPERATURE)
+        for place, item in enumerate(items):
+            log_probs, _ = reference(model, prompts[place], trie, item, TEMPERATURE)
+            np.testing.assert_allclose(found.log_probs[place].numpy(), log_probs, atol=2e-5)
+    # 12 tokens and two codes fill a row; 7 + 6 and 5 + 4 + 3 are the others'.
+    assert shapes == [(3, 14)]
 
 
 def test_score_completions_probabilities_of_all_items_add_up_to_one() -> None:
