@@ -61,7 +61,7 @@ def test_train_policy_better_policy_is_shipped_and_everything_is_kept(ring: Work
         (s, p, f) for s in ("sft", "shipped") for p in ("validation", "test") for f in (False, True)
     }
     validated = {row["name"] + str(row["k"]): row["value"] for row in rows if row["subject"] == "shipped" and row["split"] == "validation"}
-    assert ring.artifact("rollout").manifest.rows == 18 * 16 * 8
+    assert ring.artifact("rollout").manifest.rows == 18 * LEARNING["prompts"] * LEARNING["group_size"]
     assert validated["NDCG4"] > 0
     # It serves as any generator does, and the next step round the ring comes before most others.
     found = TrainedGenerator.load(ring).generate_items([item(2), item(3)], 8, filter_seen=False)
