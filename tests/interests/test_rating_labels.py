@@ -11,6 +11,7 @@ from intently.core.schema import CHUNK, HISTORY, INTEREST_NODE
 from intently.interests.rating_labels import RatingLabelConfig, evaluation_set, label_ratings
 from intently.llm.contract import Request
 from intently.llm.engines.scripted import ScriptedEngine
+from intently.ranking.samples import SampleConfig, label_events, split_samples
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 STARS = {"a": 5.0, "b": 4.0, "c": 3.0, "d": 1.0, "e": 2.0}
@@ -57,6 +58,18 @@ def test_evaluation_set_never_reaches_into_events_that_are_kept_back() -> None:
     first, second = chunk("ann", 0, [0]), chunk("ann", 1, [1, 2])
     assert evaluation_set(first, second, row, RatingLabelConfig(share=0.5)) == []
     assert evaluation_set(first, second, row, RatingLabelConfig(share=0.75)) == ["b", "c"]
+
+
+def test_evaluation_set_keeps_back_what_click_models_are_chosen_by() -> None:
+    # Whatever the length: of 124 events the last 24.8 are kept back, which ranking rounds up.
+    for length in range(50, 150):
+        row = rated("ann", *("ac"[place % 2] for place in range(length)))
+        told = HISTORY.from_rows([row])
+        parts = split_samples(label_events(told, CHUNK.empty(), SampleConfig(min_events=1, min_chunks=0)), SampleConfig())
+        kept_back = int(parts["validation"]["event_id"][0].as_py())
+        for last, drawn in ((kept_back - 1, True), (kept_back, False)):
+            items = evaluation_set(chunk("ann", 0, [0]), chunk("ann", 1, [last - 1, last]), row, RatingLabelConfig(share=0.8))
+            assert bool(items) == drawn, (length, last)
 
 
 def test_evaluation_set_without_ratings_sets_what_was_taken_against_what_was_only_shown() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,7 +43,7 @@ class RatingModelConfig(Config):
     hidden: int = Field(128, ge=1, description="width of the hidden layer")
     dropout: float = Field(0.2, ge=0, lt=1, description="of the hidden layer")
     num_epochs: int = Field(10, ge=1, description="passes over the labels")
-    batch_size: int = Field(256, ge=1, description="rows of a step, over all workers")
+    batch_size: int = Field(32, ge=1, description="rows of a step, over all workers")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
     held_out_share: float = Field(0.2, gt=0, lt=1, description="share of the users whose rows measure and teach nothing")
@@ -149,7 +150,7 @@ def train_rating_heads(session: TrainSession, workspace: Workspace, version: str
         engine.train()
         order = taught[torch.randperm(len(taught), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))]
         torch.manual_seed((config.seed + 1) * 7_919 + epoch * 101 + session.rank)  # of dropout
-        total, num_steps = 0.0, len(order) // batch_size
+        total, num_steps = 0.0, math.ceil(len(order) / batch_size)
         for step in range(num_steps):
             rows = order[step * batch_size :][:batch_size][session.rank :: session.world_size]
             previous, current, labels = (each[rows].to(session.device) for each in (data.previous, data.current, data.labels))

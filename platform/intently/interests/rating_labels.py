@@ -14,6 +14,7 @@ without, items that were bought, put into the cart or on a list, against items t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,9 @@ def evaluation_set(
     """
     events = history["event_ids"]
     first, last = (events.index(following["event_ids"][place]) for place in (0, -1))
-    if last >= config.share * len(events):
+    # Counted from the end and rounded up, as click models cut off what they are chosen and measured by.
+    kept_back = math.ceil(len(events) * round(1 - config.share, 9))
+    if len(events) - last <= kept_back:
         return []
     liked, seen = set(), set()
     for place in range(first, last + 1):
