@@ -1,5 +1,5 @@
-"""Trains a ranking model and measures it (Ray Train, DeepSpeed). Reads ctr_train, ctr_validation, ctr_test, history, item, and, where
-the model looks at them, chunk, user_interest, interest_embedding, item_embedding; writes ctr_model, ctr_metric.
+"""Trains a ranking model and measures it (Ray Train, DeepSpeed). Reads ctr_train (and the history that it was cut from), ctr_validation,
+ctr_test, item, and, where the model looks at them, chunk, user_interest, interest_embedding, item_embedding; writes ctr_model, ctr_metric.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/train_ctr.py \\
     --config jobs/configs/train_ctr/demo.yaml --workspace /shared/workspace
@@ -53,7 +53,7 @@ def run(config: TrainCtrConfig, workspace: Workspace) -> Artifact:
 
 
 def _metric(config: TrainCtrConfig, split: str, name: str, value: float, num_users: int) -> dict:
-    setting = json.dumps(config.training.model.model_dump(mode="json"), sort_keys=True)
+    setting = json.dumps(config.training.model_dump(mode="json"), sort_keys=True)
     common = {"subject": str(config.training.model.backbone), "k": 0, "filter_seen": False, "seed": config.training.learning.seed}
     return {**common, "split": split, "name": name, "value": value, "setting": setting, "num_users": num_users}
 
@@ -61,7 +61,7 @@ def _metric(config: TrainCtrConfig, split: str, name: str, value: float, num_use
 JOB = Job(
     name="train_ctr",
     config=TrainCtrConfig,
-    reads=("ctr_train", "ctr_validation", "ctr_test", "history", "item"),
+    reads=("ctr_train", "ctr_validation", "ctr_test", "item"),
     writes={"ctr_model": None, "ctr_metric": METRIC},
     run=run,
     optional=("chunk", "user_interest", "interest_embedding", "item_embedding"),

@@ -7,12 +7,14 @@ from pathlib import Path
 import build_ctr_samples
 import embed_interests
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import train_ctr
 from intently.core.errors import ConfigError, SchemaError
 from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER_INTEREST
-from intently.core.workspace import Workspace
+from intently.core.workspace import Workspace, open_stage
+from intently.data.days import list_days, open_histories
 from intently.llm.embedding import embedding_rows
 from intently.ranking.training import CtrTrainingConfig, read_ctr_data, train_from_tables
 from intently.runtime.train import TrainConfig, train
@@ -104,6 +106,34 @@ def test_train_ctr_ends_when_validation_does_not_improve(world: Workspace) -> No
 def test_train_ctr_without_the_interests_it_asks_for_refused(world: Workspace) -> None:
     with pytest.raises(ConfigError, match="interest_embedding"):
         train_ctr.JOB.execute(trained(), world)
+
+
+def test_train_ctr_reads_the_events_that_rows_were_counted_in(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    write_world(workspace)
+    standing = workspace.artifact("history").read()
+    # An event that comes late stands before others of its user, whose places move by one.
+    (late,) = history({"u0": [("i3", 1.0)]}).to_pylist()
+    late |= {"event_ids": ["late"], "timestamps": [standing["timestamps"][0][20].as_py()]}
+    append(workspace, HISTORY.from_rows([late]))
+    build_ctr_samples.JOB.execute(SAMPLES, workspace)
+    # What arrives after the rows were cut is not theirs.
+    (later,) = history({"u0": [("i4", 1.0)]}).to_pylist()
+    append(workspace, HISTORY.from_rows([later | {"event_ids": ["later"], "timestamps": [standing["timestamps"][0][10].as_py()]}]))
+    config = CtrTrainingConfig.parse({"model": {**MODEL, "interests": False, "item_knowledge": False}})
+    data = read_ctr_data(workspace, {name: workspace.artifact(name).version for name in train_ctr.JOB.reads}, config)
+    assert len(data.log.items) == NUM_USERS * 40 + 1
+    for rows in data.rows.values():
+        assert torch.equal(data.log.items[rows.places], rows.items)
+        assert torch.equal(data.log.signals[rows.places] > 3, rows.labels > 0)
+
+
+def append(workspace: Workspace, day: pa.Table) -> None:
+    before = open_histories(workspace)
+    stage = open_stage(workspace, "history_day", HISTORY, {"before": str(len(before.days))}, build_ctr_samples.BuildCtrSamplesConfig())
+    stage.write(before.parts()[0], day)
+    list_days(stage, before)
+    stage.finish()
 
 
 def test_embed_interests_then_two_workers_learn_as_one(world: Workspace, ray_session: None) -> None:

@@ -24,6 +24,7 @@ from torch import nn
 from intently.core.config import Config
 from intently.core.errors import ConfigError, SchemaError
 from intently.core.workspace import Workspace
+from intently.data.days import open_histories
 from intently.metrics.ctr import auc, calibration_error, log_loss
 from intently.ranking.features import Catalogue, Log, Rows, events_at, last_events, read_catalogue, read_log, read_rows, similar_events
 from intently.ranking.knowledge import ChunkVectors, histogram_vectors, interest_vectors, item_vectors
@@ -35,7 +36,8 @@ if TYPE_CHECKING:  # the harness brings Ray Train and DeepSpeed along; whoever o
 
 PREDICTED_AT_ONCE = 16_384
 SORTED_TOGETHER = 32
-"""Batches among which rows are sorted by how many chunks they see, so that a batch holds little padding."""
+"""Batches among which rows are sorted by how many chunks they see, so that a batch holds little padding. Models that see none get the
+same batches: what two models differ by is not the order of their rows."""
 
 
 class LearningConfig(Config):
@@ -131,8 +133,6 @@ class BatchCutter:
         """All rows in a random order, cut into whole batches of row numbers; a last one that is not full is left out."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator).to(self.rows.labels.device)
-        if self.chunks is None:
-            return list(order[: len(order) // batch_size * batch_size].split(batch_size))
         batches = []
         for together in order.split(SORTED_TOGETHER * batch_size):
             together = together[self.rows.bounds[together].argsort(stable=True)]
@@ -283,7 +283,10 @@ def read_ctr_data(workspace: Workspace, versions: Mapping[str, str], config: Ctr
             raise ConfigError(field, True, f"needs the artifact {name}, which does not stand in workspace {workspace.root!r}")
         return workspace.artifact(name, versions[name]).read()
 
-    items, history = (read(name, "reads") for name in ("item", "history"))
+    # A row's place counts the events that stood when the rows were cut: the same history, with the days appended until then.
+    histories = open_histories(workspace, workspace.artifact("ctr_train", versions["ctr_train"]).manifest.inputs)
+    history = pa.concat_tables([rows for _, rows in histories.iter_parts()])
+    items = read("item", "reads")
     catalogue = read_catalogue(items)
     log = read_log(history, catalogue)
     rows = {part: read_rows(read(f"ctr_{part}", "reads"), log, catalogue) for part in SPLITS}
