@@ -73,7 +73,8 @@ function showPerson(history, interests) {
   at("name").textContent = view.user;
   document.title = `${view.user} · intently`;
   at("attributes").replaceChildren(...(known?.attributes ?? []).map((text) => make("li", { textContent: text })));
-  const facts = [["events", history.total], ["months", history.months.length], ["interests", distinct.size], ["stretches read", interests.periods.length]];
+  const read = interests.periods.filter((period) => period.interests.length);
+  const facts = [["events", history.total], ["months", history.months.length], ["interests", distinct.size], ["stretches read", read.length]];
   at("facts").replaceChildren(...facts.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value.toLocaleString("en") }))));
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from intently.core.errors import ConfigError
 from intently.core.schema import CHUNK
 from intently.core.workspace import Workspace
 from intently.interests.tree import Searched, TreeConfig, final_scores, search_users
-from intently.interests.vectors import RememberingEncoder
+from intently.interests.vectors import RememberingEncoder, item_texts
 from intently.llm.contract import Request
 from intently.llm.encoder import TextEncoder
 from intently.llm.engines.scripted import ScriptedEngine
@@ -116,6 +117,22 @@ def test_search_users_scores_all_candidates_of_a_step_together(two_chunks: pa.Ta
     rater = Preferences(encoder, EFFECTIVENESS, CONTINUITY)
     search_users(two_chunks, items, Samples(SAMPLES).engine, RememberingEncoder(encoder), rater, CONFIG)
     assert sorted(rater.steps) == [2, 3, 3]
+
+
+def test_search_users_lets_no_answer_wait_for_the_encoding_of_items(two_chunks: pa.Table, items: pa.Table, encoder: TextEncoder) -> None:
+    told: list[str] = []
+
+    class Telling:
+        name = encoder.name
+
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            told.extend(texts)
+            return encoder.encode(texts)
+
+    rater = Preferences(encoder, EFFECTIVENESS, CONTINUITY)
+    search_users(two_chunks, items, Samples(SAMPLES).engine, RememberingEncoder(Telling()), rater, CONFIG)
+    titles = [place for place, text in enumerate(told) if text in set(item_texts(items).to_pylist())]
+    assert len(titles) == 3 and min(titles) > max(told.index(phrase) for phrase in ("hiking", "coffee", "guitar", "tea"))
 
 
 def test_search_users_without_rating_models_keeps_the_first_and_says_no_score(

@@ -130,12 +130,13 @@ def rows_of_nodes() -> list[dict]:
 
 
 def rows_of_chunks() -> list[dict]:
+    """Bob's second stretch was not read."""
     return [
         {
             "user_id": user_id, "bucket": 0, "chunk": chunk, "event_ids": [], "item_ids": [], "start": START + timedelta(days=45 * chunk),
             "end": START + timedelta(days=45 * chunk + 40), "text": "", "num_tokens": 0,
         }
-        for user_id, chunk in INTERESTS
+        for user_id, chunk in [*INTERESTS, ("bob", 1)]
     ]  # fmt: skip
 
 

@@ -123,6 +123,7 @@ def sent(event_log: Path, user: str) -> list[tuple[str, str, float | None]]:
 def test_page_feedback_takes_the_item_off_the_list_and_ranks_the_rest_again(page: Page, address: str, event_log: Path) -> None:
     page.goto(f"{address}?user=bob")
     expect(page.locator("#name")).to_have_text("bob")
+    expect(page.locator("#facts div").last).to_have_text("stretches read1")
     expect(page.locator("#visit")).to_be_hidden()
     before = items(page)
     liked, disliked = page.locator(f'.card[data-item="{before[0]}"]'), page.locator(f'.card[data-item="{before[2]}"]')

@@ -237,7 +237,7 @@ USER_INTEREST = _table(
     Column("evidence", TEXTS, "item ids of the chunk that support it, checked to be in the chunk; may be empty"),
     Column("s_continuity", pa.float32(), "S_c of the rating model SRM", nullable=True),
     Column("s_effectiveness", pa.float32(), "S_e of the rating model PRM", nullable=True),
-    Column("s_final", pa.float32(), "a·S_c + (1−a)·S_e", nullable=True),
+    Column("s_final", pa.float32(), "a·S_c + (1−a)·S_e, or S_e where there is no S_c", nullable=True),
     Column("path", pa.string(), "which branch of the search tree, as '0/3/1'", nullable=True),
     Column("model", pa.string(), "which engine and model wrote it"),
 )
@@ -250,7 +250,7 @@ INTEREST_NODE = _table(
     Column("bucket", pa.int32(), "History.bucket"),
     Column("chunk", pa.int32(), "Chunk.chunk that was read"),
     Column("sample", pa.int32(), "number among the answers that were drawn for this chunk; those without an interest have no row"),
-    Column("parent", pa.string(), "path of the node whose interests the question carried; null for a user's first", nullable=True),
+    Column("parent", pa.string(), "path of the node that was kept before it; null for a user's first", nullable=True),
     Column("path", pa.string(), "samples from the first chunk that was read down to this node, as '0/3/1'"),
     Column("interests", TEXTS, "the phrases, as they rank"),
     Column("stages", TEXTS, "emerging, active or fading, aligned with interests"),

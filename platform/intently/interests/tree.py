@@ -92,7 +92,7 @@ def search_users(
         config: how many candidates, and the weight of continuity.
     """
     tree = _Tree(encoder, rater, config.continuity_weight, engine.name)
-    mined = mine_users(chunks, items, engine, encoder, config.mining, tree.pick)
+    mined = mine_users(chunks, items, engine, encoder, config.mining, tree.pick, pick_encodes=rater is not None)
     nodes = INTEREST_NODE.from_rows(tree.rows).sort_by([(name, "ascending") for name in INTEREST_NODE.key])
     return Searched(mined, nodes)
 

@@ -158,7 +158,13 @@ def recent_chunks(chunks: pa.Table, max_chunks: int) -> list[pa.Table]:
 
 
 def mine_users(
-    chunks: pa.Table, items: pa.Table, engine: Engine, encoder: TextEncoder, config: MiningConfig, pick: Pick = first_candidate
+    chunks: pa.Table,
+    items: pa.Table,
+    engine: Engine,
+    encoder: TextEncoder,
+    config: MiningConfig,
+    pick: Pick = first_candidate,
+    pick_encodes: bool = False,
 ) -> Mined:
     """Ask the engine what each user wants, chunk after chunk.
 
@@ -171,15 +177,17 @@ def mine_users(
         encoder: says which phrases are the same interest and which items support one.
         config: how users are read; `max_users` is the caller's to apply (`keep_chosen`).
         pick: which of the answers drawn for a chunk is kept.
+        pick_encodes: `pick` asks the encoder, while the engine waits: items are then encoded when all is answered, not beside it.
     """
     texts = dict(zip(items["item_id"].to_pylist(), item_texts(items).to_pylist(), strict=True))
     levels = [level.select(["user_id", "bucket", "chunk", "item_ids", "text"]).to_pylist() for level in _levels(chunks, config)]
     listed = {item for entries in levels for entry in entries for item in entry["item_ids"]} if config.max_evidence else set()
     named = sorted({texts[item] for item in listed if item in texts})
     with ThreadPoolExecutor(max_workers=1) as beside:
-        encoded = beside.submit(encoder.encode, named)  # while the engine answers: what the chunks hold is known before
+        # While the engine answers, if it may: what the chunks hold is known before.
+        encoded = None if pick_encodes else beside.submit(encoder.encode, named)
         found, rejects, usage = _ask(levels, engine, config, pick)
-        vectors = dict(zip(named, encoded.result(), strict=True))
+        vectors = dict(zip(named, encoded.result() if encoded else encoder.encode(named), strict=True))
     phrases = sorted({normalise(draft.interest) for picked in found.values() for draft in picked.candidate.drafts})
     vectors |= dict(zip(phrases, encoder.encode(phrases), strict=True))
     memories: dict[str, _Memory] = {}
