@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import intently.ranking
 import numpy as np
 import torch
 from intently.alignment.catalogue import CatalogueConfig
@@ -39,7 +40,7 @@ from intently.runtime.train import WEIGHTS, TrainConfig, train
 from matplotlib.figure import Figure
 from student_catalogues import CATALOGUES
 
-from benchmarks.ctr_world import World, prepare
+from benchmarks.ctr_world import World, prepare, put_true_interests
 
 MAIN, OTHERS = ("din", "dcnv2", "autoint"), ("deepfm", "xdeepfm", "fibinet", "fignn", "dien")
 INTERESTS: dict[str, Any] = {"interests": True, "item_knowledge": True}
@@ -57,9 +58,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "GRU": ("hts", {**INTERESTS, "fusion": "gru", "scored": False}),
     "CUBE": ("cube", {**INTERESTS, "fusion": "mean", "scored": False}),
     "CUBE + TIF": ("cube", {**INTERESTS, "scored": False}),
+    "HTS + TIF": ("hts", {**INTERESTS, "scored": False}),
     "HiT": ("hts", INTERESTS),
 }
-"""Variant → what it knows, and the model's settings."""
+"""Variant → what it knows, and the model's settings. HiT is HTS + TIF with interests scaled by S_final."""
+STEPS = (
+    *(("CUBE", "item text"), ("CUBE + TIF", "CUBE"), ("HTS + TIF", "CUBE + TIF"), ("HiT", "HTS + TIF")),
+    *(("HiT", "CUBE + TIF"), ("HiT", "item text"), ("facts", "item text"), ("no LLM", "facts"), ("HiT", "no LLM")),
+)
+"""Pairs of variants that differ by one thing: what each part adds."""
 PAPER = {
     "base": dict(zip((*MAIN, *OTHERS), (0.7761, 0.7747, 0.7745, 0.7746, 0.7750, 0.7749, 0.7744, 0.7744), strict=True)),
     "HiT": dict(zip((*MAIN, *OTHERS), (0.8063, 0.8081, 0.8077, 0.8063, 0.8029, 0.8086, 0.8076, 0.8064), strict=True)),
@@ -67,11 +74,18 @@ PAPER = {
     **{name: {"din": value} for name, value in (("MLP", 0.7860), ("SA", 0.7963), ("GRU", 0.7978))},
 }
 """AUC as published (Tables 2, 3 and 5)."""
+PAPER_LOG_LOSS = {
+    "base": dict(zip((*MAIN, *OTHERS), (0.5583, 0.5600, 0.5616, 0.5608, 0.5599, 0.5600, 0.5606, 0.5611), strict=True)),
+    "HiT": dict(zip((*MAIN, *OTHERS), (0.5301, 0.5307, 0.5325, 0.5318, 0.5404, 0.5360, 0.5310, 0.5321), strict=True)),
+}
+"""LogLoss as published (Table 2)."""
 LEARNING = {"num_epochs": 2, "patience": 2, "batch_size": 2048, "learning_rate": 2e-3, "precision": "bf16"}
 ALL_ROWS = 540_939
 """Of train, of everybody."""
 FEWEST_ROWS = 512
 """Of a batch: where interests of some users alone were mined, batches are smaller and steps about as many as for everybody."""
+CODE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(intently.ranking.__path__[0]).glob("*.py")))).hexdigest()
+"""Of the ranking room: runs that other code made are not reused."""
 HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
 
 
@@ -121,9 +135,9 @@ GROUPS: dict[str, list[Run]] = {
     "no_llm": _runs(["no LLM"]),
     "hit": _runs(["HiT"]),
     "main": _runs(["base", "HiT"], MAIN[1:]),
-    "history_20": _runs(["base", "no LLM", "HiT"], histories=(20,), seeds=1),
-    "history_50": _runs(["base", "no LLM", "HiT"], histories=(50,), seeds=1),
-    "ablation": _runs(["item text", "CUBE", "CUBE + TIF", "facts"]),
+    "history_20": _runs(["base", "item text", "no LLM", "HiT"], histories=(20,), seeds=1),
+    "history_50": _runs(["base", "item text", "no LLM", "HiT"], histories=(50,)),
+    "ablation": _runs(["item text", "CUBE", "CUBE + TIF", "HTS + TIF", "facts"]),
     "baselines": _runs(["SIM", "KAR", "TRSR", "LIBER"], seeds=1),
     "fusions": _runs(["MLP", "SA", "GRU"], seeds=1),
     "others": _runs(["base", "HiT"], OTHERS, seeds=1),
@@ -169,9 +183,10 @@ class Measurer:
     def measure(self, run: Run) -> Outcome:
         """Train, or read what was kept."""
         world, config = self.worlds[run.protocol], run.config(self.learning)
-        known = str(world.mined.get(run.knowledge, run.knowledge))
+        known = str(world.mined.get(run.knowledge, world.made_of(run.knowledge)))
         log = [str(world.tables.artifact(name)) for name in ("history", "item", "chunk")]
-        decided = [run.protocol, known, log, world.samples.model_dump(mode="json"), config.model_dump(mode="json"), *world.restriction]
+        settings = [each.model_dump(mode="json") for each in (world.samples, config)]
+        decided = [CODE, run.protocol, known, log, *settings, *world.restriction]
         digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
         file = self.kept / f"{digest}.npz"
         if not file.exists():
@@ -249,25 +264,29 @@ def head(*columns: str) -> None:
 
 def print_tables(results: Results) -> list[dict[str, Any]]:
     """Tables 2, 3, 5, the ablation, histories, and the day protocol, as Markdown; the gains as rows."""
-    gains = []
+    gains: dict[str, dict[str, Any]] = {}
 
     def gain(title: str, ours: tuple, theirs: tuple) -> str:
-        found = results.gain(ours, theirs)
-        if found is None:
+        found, base = results.gain(ours, theirs), results.mean("auc", *theirs)
+        if found is None or base is None:
             return "—"
-        gains.append({"gain": title, "auc": found[0], "lower": found[1], "upper": found[2]})
-        return f"{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
+        relative = [value / base for value in found]
+        gains[title] = {"gain": title, "seeds": min(len(results.of(*ours)), len(results.of(*theirs)))}
+        gains[title] |= dict(zip(("auc", "lower", "upper"), found, strict=True))
+        gains[title] |= dict(zip(("relative", "relative_lower", "relative_upper"), relative, strict=True))
+        share, low, high = (f"{100 * value:+.2f}" for value in relative)
+        return f"{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]; {share} % [{low}, {high}]"
 
     head("Table 2", "base AUC", "HiT AUC", "base LogLoss", "HiT LogLoss", "paired gain [95 %]", "paper base", "paper HiT")
     for backbone in (*MAIN, *OTHERS):
         cells = [results.cell(name, variant, backbone) for name in ("auc", "log_loss") for variant in ("base", "HiT")]
-        paper = [f"{PAPER[variant][backbone]:.4f}" for variant in ("base", "HiT")]
+        paper = [f"{PAPER[variant][backbone]:.4f} / {PAPER_LOG_LOSS[variant][backbone]:.4f}" for variant in ("base", "HiT")]
         over = gain(f"HiT over base, {backbone}", ("HiT", backbone), ("base", backbone))
         print(f"| {backbone} | {' | '.join(cells)} | {over} | {' | '.join(paper)} |")
     for title, variants in (
         ("Table 3, DIN", ("base", "SIM", "KAR", "TRSR", "LIBER", "HiT", "no LLM")),
-        ("Table 5, DIN", ("base", "MLP", "SA", "GRU", "HiT")),
-        ("Ablation, DIN", ("base", "item text", "CUBE", "CUBE + TIF", "HiT", "facts", "no LLM")),
+        ("Table 5, DIN", ("base", "MLP", "SA", "GRU", "HTS + TIF", "HiT")),
+        ("Ablation, DIN", ("base", "item text", "CUBE", "CUBE + TIF", "HTS + TIF", "HiT", "facts", "no LLM")),
     ):
         head(title, "AUC", "LogLoss", "calibration error", "paired gain over base [95 %]", "paper AUC")
         for variant in variants:
@@ -275,12 +294,16 @@ def print_tables(results: Results) -> list[dict[str, Any]]:
             over = "" if variant == "base" else gain(f"{variant} over base", (variant,), ("base",))
             published = PAPER.get(variant, {}).get("din")
             print(f"| {variant} | {' | '.join(cells)} | {over} | {f'{published:.4f}' if published else '—'} |")
-    head("DIN by history", "base", "HiT", "no LLM", "HiT over base of this history", "HiT (5) over base of this history")
+    head("what each part adds, DIN", "paired gain [95 %]")
+    for ours, theirs in STEPS:
+        print(f"| {ours} over {theirs} | {gain(f'{ours} over {theirs}', (ours,), (theirs,))} |")
+    shown = ("base", "item text", "no LLM", "HiT")
+    head("DIN by history", *shown, "HiT over base", "HiT over item text", "HiT of history 5 over base")
     for history in (5, 20, 50):
-        cells = [results.cell("auc", variant, "din", history) for variant in ("base", "HiT", "no LLM")]
-        same = gain(f"HiT {history} over base {history}", ("HiT", "din", history), ("base", "din", history))
-        short = gain(f"HiT 5 over base {history}", ("HiT",), ("base", "din", history))
-        print(f"| {history} | {' | '.join(cells)} | {same} | {short} |")
+        cells = [results.cell("auc", variant, "din", history) for variant in shown]
+        over = [gain(f"HiT {history} over {name} {history}", ("HiT", "din", history), (name, "din", history)) for name in shown[:2]]
+        short = gain(f"HiT 5 over base {history}", ("HiT",), ("base", "din", history)) if history > 5 else ""
+        print(f"| {history} | {' | '.join([*cells, *over])} | {short} |")
         gain(f"no LLM {history} over base {history}", ("no LLM", "din", history), ("base", "din", history))
         gain(f"HiT {history} over no LLM {history}", ("HiT", "din", history), ("no LLM", "din", history))
     head("order within a day not known, DIN", "AUC", "LogLoss", "paired gain over base [95 %]", "paper AUC")
@@ -289,10 +312,7 @@ def print_tables(results: Results) -> list[dict[str, Any]]:
         over = "" if variant == "base" else gain(f"{variant} over base, day", which, ("base", "din", 5, "day"))
         published = PAPER.get(variant, {}).get("din")
         print(f"| {variant} | {results.cell('auc', *which)} | {results.cell('log_loss', *which)} | {over} | {published or '—'} |")
-    print()
-    for each in gains:
-        print(f"{each['gain']}: {each['auc']:+.4f} [{each['lower']:+.4f}, {each['upper']:+.4f}]")
-    return gains
+    return list(gains.values())
 
 
 def plot(results: Results, folder: Path) -> None:
@@ -331,7 +351,8 @@ def worlds_of(options: argparse.Namespace) -> dict[str, World]:
         source = SimulatorSource(num_users=150, num_items=300, events_per_user=300, pictures=False)
         asked = {"sampled": ["detail_view", "cart", "purchase"], "positive": ["cart", "purchase"]}
         tables = prepare(source, options.workspace / "quick")
-        return {"exact": World(tables, {}, Workspace.open(options.workspace / "quick_vectors"), SampleConfig.parse(asked))}
+        mined = {"hts": put_true_interests(tables, source)}
+        return {"exact": World(tables, mined, Workspace.open(options.workspace / "quick_vectors"), SampleConfig.parse(asked))}
     films = SharedParquetConfig(path=str(options.data / "movielens_1m"))
     tables, mined = Workspace.open(options.mined) if options.mined else None, {}
     for each in options.interests:
@@ -348,7 +369,9 @@ def worlds_of(options: argparse.Namespace) -> dict[str, World]:
 def main() -> None:
     """Parse the flags, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small simulated world, base and no LLM, one seed; ends within a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small simulated world and its true interests, one seed; ends within a minute"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--workspace", type=Path, default=Path("workspace/benchmark_ctr"), help="tables, vectors and finished runs")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of movielens_1m")
@@ -366,7 +389,7 @@ def main() -> None:
     measurer = Measurer(worlds, options.workspace / "runs", learning_for(len(worlds["exact"].bare.rows["train"].labels)))
     chosen = sorted((run for name in options.only for run in GROUPS[name]), key=lambda run: run.seed)
     if options.quick:
-        chosen = [Run("exact", "base"), Run("exact", "no LLM")]
+        chosen = [Run("exact", "base"), Run("exact", "no LLM"), Run("exact", "HiT")]
     skipped = sorted({f"{run.variant} (no {run.knowledge} interests)" for run in chosen if measurer.missing(run)})
     outcomes = [measurer.measure(run) for run in chosen if not measurer.missing(run)]
     results = Results(outcomes, worlds)

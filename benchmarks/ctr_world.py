@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from intently.alignment.catalogue import Catalogue, CatalogueConfig, open_catalogue
 from intently.alignment.catalogue_answers import interests_of, shown_aspects
 from intently.alignment.catalogue_teacher import seen_of
-from intently.core.schema import CHUNK, EMBEDDING, HISTORY
+from intently.core.schema import CHUNK, EMBEDDING, HISTORY, USER_INTEREST
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.data.chunking import ChunkConfig, build_chunks
 from intently.data.flat import EVENT_COLUMNS, flat_columns, fold
-from intently.data.sources import SourceConfig
-from intently.llm.embedding import INTEREST_ENCODER, ItemTextConfig, chunk_ids, embedding_rows, interest_texts, item_texts
+from intently.data.sources import SourceConfig, open_source
+from intently.llm.embedding import INTEREST_ENCODER, ItemTextConfig, embedding_rows, interest_texts, item_texts
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from intently.ranking.features import read_catalogue, read_log, read_rows
-from intently.ranking.knowledge import chunk_vectors, histogram_vectors, interest_vectors, item_vectors, matrix_of
+from intently.ranking.knowledge import histogram_vectors, interest_vectors, item_vectors
 from intently.ranking.samples import SampleConfig, label_events, split_samples
 from intently.ranking.training import CtrData
 
@@ -39,6 +43,18 @@ def prepare(source: SourceConfig, folder: Path) -> Workspace:
         return workspace
     put(workspace, "chunk", CHUNK, build_chunks(*put_log(workspace, source), ChunkConfig()))
     return workspace
+
+
+def put_true_interests(tables: Workspace, source: SourceConfig) -> Artifact:
+    """USER_INTEREST of a simulated world: what people truly wanted while each chunk lasted, the strongest first."""
+    chunks = pl.DataFrame(tables.artifact("chunk").read().select(["user_id", "bucket", "chunk", "start", "end"]))
+    truth = pl.DataFrame(open_source(source).true_interests).rename({"start": "begins", "end": "ends"})
+    rows = chunks.join(truth, on="user_id").filter((pl.col("begins") <= pl.col("end")) & (pl.col("ends") >= pl.col("start")))
+    rows = rows.sort("user_id", "chunk", "strength", descending=[False, False, True])
+    rank = pl.int_range(pl.len()).over("user_id", "chunk").alias("rank")
+    said = {"stage": "active", "reason": "", "shift": "new", "evidence": [], "model": "simulator"}
+    known = [{**row, **said} for row in rows.select("user_id", "bucket", "chunk", rank, "interest").to_dicts()]
+    return put(tables, "user_interest", USER_INTEREST, USER_INTEREST.from_rows(known))
 
 
 def shuffle_within_days(history: pa.Table, seed: int = 0) -> pa.Table:
@@ -130,8 +146,12 @@ class World:
     def film_texts(self) -> torch.Tensor:
         """[I + 1, V] vectors of what is said of the items."""
         items = self.read("item")
-        found = self._encoded("item_embedding", "item", items["item_id"], item_texts(items, ItemTextConfig()), "items", EncoderConfig())
+        found = self._encoded("item_embedding", "item", items["item_id"], item_texts(items, ItemTextConfig()), EncoderConfig())
         return item_vectors(self.bare.catalogue, found)
+
+    def made_of(self, knowledge: str) -> str:
+        """What knowledge that is not mined is made of, beside the log."""
+        return f"facts of {self.taught.identity()}" if knowledge == "facts" and self.taught else knowledge
 
     def data(self, knowledge: str) -> CtrData:
         """Rows with what is known: nothing, items, histograms, or facts as text, or interests of a kind."""
@@ -148,37 +168,46 @@ class World:
                 return replace(self.bare, interests=interests, item_vectors=items)
             case "facts":
                 assert self.taught is not None, "the caller leaves such runs out"
-                users, chunks, texts = self._facts(open_catalogue(self.taught))
-                ids = chunk_ids(users, chunks)
-                found = self._encoded("interest_embedding_facts", "interest", ids, texts, str(self.taught.identity()), INTEREST_ENCODER)
-                vectors = chunk_vectors(self.bare.log, users, chunks.to_numpy(), matrix_of(found))
-                return replace(self.bare, interests=vectors, item_vectors=self.film_texts)
+                interests = self._facts(open_catalogue(self.taught))
+                ids, texts = interest_texts(interests)
+                found = self._encoded("interest_embedding_facts", "interest", ids, texts, INTEREST_ENCODER)
+                return replace(self.bare, interests=interest_vectors(self.bare.log, interests, found), item_vectors=self.film_texts)
             case _:
                 artifact = self.mined[knowledge]
                 rows = artifact.read()
                 ids, texts = interest_texts(rows)
-                found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, artifact.version, INTEREST_ENCODER)
+                found = self._encoded(f"interest_embedding_{knowledge}", "interest", ids, texts, INTEREST_ENCODER)
                 return replace(self.bare, interests=interest_vectors(self.bare.log, rows, found), item_vectors=self.film_texts)
 
-    def _facts(self, catalogue: Catalogue) -> tuple[pa.Array, pa.Array, pa.ChunkedArray]:
-        """Users, chunks, and what the student's teacher would have it write of each: a student that made no mistake."""
+    def _facts(self, catalogue: Catalogue) -> pa.Table:
+        """USER_INTEREST rows as the student's teacher would have it write them: a student that made no mistake."""
         _, columns = flat_columns(self.read("history"), ("event_ids", "timestamps", "values"))
         stars, times = columns["value"].to_numpy(), columns["timestamp"].cast(pa.int64()).to_numpy()
         place = {event: number for number, event in enumerate(columns["event_id"].to_pylist())}
-        users, chunks, texts = [], [], []
-        for row in self.read("chunk").select(["user_id", "chunk", "event_ids", "item_ids", "text"]).to_pylist():
+        chunks = self.read("chunk").select(["user_id", "bucket", "chunk", "event_ids", "item_ids", "text"])
+        rows: list[dict[str, Any]] = []
+        before: dict[str, list[str]] = {}  # user → the phrases of the chunk before
+        earlier: dict[str, set[str]] = defaultdict(set)
+        for row in chunks.sort_by([("user_id", "ascending"), ("chunk", "ascending")]).to_pylist():
             events = [place[event] for event in row["event_ids"]]
             happened = [{"time": times[event], "liked": stars[event] >= catalogue.config.min_rating} for event in events]
             seen = seen_of(happened, [catalogue.row[item] for item in row["item_ids"]])
-            if shown := shown_aspects(catalogue, seen):
-                drafts = interests_of(catalogue, shown, seen, row["text"], [], "rating").interests
-                users.append(row["user_id"])
-                chunks.append(row["chunk"])
-                texts.append("; ".join(f"{draft.interest} ({draft.stage}): {draft.reason}" for draft in drafts))
-        return pa.array(users), pa.array(chunks, pa.int32()), pa.chunked_array([texts], pa.string())
+            user, previous = row["user_id"], before.get(row["user_id"], [])
+            if not (shown := shown_aspects(catalogue, seen)):
+                continue
+            drafts = interests_of(catalogue, shown, seen, row["text"], previous, "rating").interests
+            for rank, draft in enumerate(drafts):
+                shift = "continued" if draft.interest in previous else "returned" if draft.interest in earlier[user] else "new"
+                told = {"rank": rank, "interest": draft.interest, "stage": draft.stage, "reason": draft.reason, "shift": shift}
+                rows.append({"user_id": user, "bucket": row["bucket"], "chunk": row["chunk"], "evidence": [], "model": "facts", **told})
+            before[user] = [draft.interest for draft in drafts]
+            earlier[user].update(before[user])
+        return USER_INTEREST.from_rows(rows)
 
-    def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, made: str, config: EncoderConfig) -> pa.Table:
-        """EMBEDDING rows, encoded once and kept."""
+    def _encoded(self, name: str, kind: str, ids: pa.ChunkedArray, texts: pa.ChunkedArray, config: EncoderConfig) -> pa.Table:
+        """EMBEDDING rows; what was encoded before is kept, by the texts themselves."""
+        told = json.dumps([config.model_dump(mode="json"), ids.to_pylist(), texts.to_pylist()])
+        made = hashlib.sha256(told.encode()).hexdigest()
         stage = open_stage(self.kept, name, EMBEDDING, {}, Made(made=made))
         if not stage.finished:
             print(f"encoding {len(texts)} texts: {name}", flush=True)

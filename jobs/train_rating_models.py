@@ -30,7 +30,7 @@ class TrainRatingModelsConfig(Config):
     """Settings of the job."""
 
     model: RatingModelConfig = Field(RatingModelConfig(), description="shapes and learning")
-    continuity_weight: float = Field(0.5, ge=0, le=1, description="a of S_final, by which choosing is measured; as in tree.continuity_weight")
+    continuity_weight: float = Field(0.5, ge=0, le=1, description="a of S_final, as tree search has it; choosing is measured by it")
     harness: TrainConfig = Field(TrainConfig(), description="where and how the loop runs")
 
 

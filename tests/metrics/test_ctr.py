@@ -52,3 +52,13 @@ def test_paired_gain_of_a_better_score_is_above_zero_and_of_the_same_score_is_ze
     assert gain == pytest.approx(auc(clear, labels) - auc(noisy, labels))
     assert 0 < lower < gain < upper
     assert paired_auc_gain([clear], [clear], labels, groups, num_samples=5) == (0, 0, 0)
+
+
+def test_paired_gain_of_runs_that_differ_is_less_sure_than_of_one_run() -> None:
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 2000), np.repeat(np.arange(100), 20)
+    base = labels + rng.normal(0, 2, 2000)
+    lucky, unlucky = base + 0.3 * labels, base - 0.3 * labels
+    _, lower, upper = paired_auc_gain([lucky, unlucky], [base], labels, groups, num_samples=50)
+    _, best_lower, best_upper = paired_auc_gain([lucky], [base], labels, groups, num_samples=50)
+    assert lower < 0 < upper and upper - lower > 2 * (best_upper - best_lower)

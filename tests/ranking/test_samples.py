@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from intently.core.errors import SchemaError
+from intently.core.schema import CHUNK, HISTORY, ITEM
+from intently.core.workspace import Workspace
 from intently.ranking.samples import SampleConfig, find_moments, label_events, split_samples
 
-from benchmarks.ctr_world import shuffle_within_days
-from tests.ranking.worlds import chunks, history, lives
+from benchmarks.ctr_world import World, shuffle_within_days
+from benchmarks.made import put
+from tests.ranking.worlds import chunks, history, items, lives
 
 LIFE = [("i0", 5.0), ("i1", 3.0), ("i2", 4.0), ("i3", None), ("i4", 1.0), ("i5", 5.0), (None, 5.0), ("i7", 2.0), ("i8", 4.5), ("i9", 3.5)]
 CONFIG = SampleConfig(min_events=1)
+START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def test_label_events_by_hand() -> None:
@@ -62,6 +67,27 @@ def test_rows_see_interests_of_chunks_that_ended_before_them_and_no_others() -> 
         assert seen
         assert all(end < row["history_length"] for end in seen.values())
         assert all(end >= row["history_length"] for end in hidden.values())
+
+
+def test_rows_of_the_day_order_see_only_chunks_that_had_truly_ended(tmp_path: Path) -> None:
+    told = history(lives(5, 80))
+    # Eight events a day, so that a day's order matters.
+    times = [[START + timedelta(days=n // 8, hours=n % 8) for n in range(80)] for _ in range(told.num_rows)]
+    told = HISTORY.from_rows([row | {"timestamps": own} for row, own in zip(told.to_pylist(), times, strict=True)])
+    workspace = Workspace.open(tmp_path)
+    for name, table, rows in (("history", HISTORY, told), ("chunk", CHUNK, cut := chunks(told)), ("item", ITEM, items())):
+        put(workspace, name, table, rows)
+    world = World(workspace, {}, workspace, CONFIG, by_day=True)
+    shuffled = [event for row in world.history.to_pylist() for event in row["event_ids"]]
+    exact = {event: n for row in told.to_pylist() for n, event in enumerate(row["event_ids"])}
+    ends = {(row["user_id"], row["chunk"]): max(exact[event] for event in row["event_ids"]) for row in cut.to_pylist()}
+    moved = 0
+    for rows in world.bare.rows.values():
+        for user, place, bound in zip(rows.users.tolist(), rows.places.tolist(), rows.bounds.tolist(), strict=True):
+            name, event = world.bare.log.user_ids[user].as_py(), shuffled[place]
+            moved += place % 80 != exact[event]
+            assert all((end < exact[event]) == (chunk < bound) for (owner, chunk), end in ends.items() if owner == name)
+    assert moved > 50
 
 
 def test_label_events_chunk_of_an_unknown_event_refused() -> None:

@@ -64,7 +64,8 @@ def paired_auc_gain(
 ) -> tuple[float, float, float]:
     """By how much the mean AUC of several runs exceeds that of others on the same rows, with a bootstrap interval over groups.
 
-    Groups (users) are drawn with replacement, all rows of one together, because their rows are alike.
+    Groups (users) are drawn with replacement, all rows of one together, because their rows are alike; so are the runs of each side, because
+    a model trained once more scores otherwise.
 
     Args:
         ours, theirs: [N] scores of each run (seed); the two sides may have different numbers of runs.
@@ -81,16 +82,17 @@ def paired_auc_gain(
     sides = [[_Order(scores, labels) for scores in side] for side in (ours, theirs)]
     generator = np.random.default_rng(seed)
 
-    def gain(weights: np.ndarray | None) -> float:
-        first, second = (float(np.mean([_area(order, weights) for order in side])) for side in sides)
-        return first - second
+    def areas(weights: np.ndarray | None) -> list[np.ndarray]:
+        return [np.array([_area(order, weights) for order in side]) for side in sides]
 
     drawn = []
     for _ in range(num_samples):
         counts = np.bincount(generator.integers(num_groups, size=num_groups), minlength=num_groups)
-        drawn.append(gain(counts[group]))
+        first, second = (side[generator.integers(len(side), size=len(side))].mean() for side in areas(counts[group]))
+        drawn.append(first - second)
     lower, upper = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return gain(None), float(lower), float(upper)
+    first, second = (float(side.mean()) for side in areas(None))
+    return first - second, float(lower), float(upper)
 
 
 class _Order:
