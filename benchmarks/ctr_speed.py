@@ -1,4 +1,4 @@
-"""Training a DIN through our loop against FuxiCTR's fit() with its own loader: same model, rows, batch and optimizer, one call.
+"""Training a DIN with the engine of our jobs against FuxiCTR's fit() and loader: same model, rows, batch and optimizer, one call.
 
 PYTHONPATH=platform:. python benchmarks/ctr_speed.py [--quick] [--json FILE]
 
@@ -26,9 +26,11 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from fuxictr.features import FeatureMap
-from intently.metrics.ctr import auc
+from intently.metrics.ctr import auc, paired_auc_gain
 from intently.ranking.features import Catalogue, Log, Rows
 from intently.ranking.training import BatchCutter, CtrData, CtrObjective, CtrTrainingConfig, build_model, predict
+from intently.runtime.deepspeed import DeepSpeedConfig, build_engine
+from intently.runtime.train import TrainConfig, process_group
 from model_zoo.LongCTR.DIN.DIN import DIN
 from model_zoo.LongCTR.longctr_dataloader import LongCTRDataLoader
 
@@ -73,7 +75,7 @@ def make_log(scale: Scale) -> CtrData:
 
 
 class Ours:
-    """Our model and cutter in a plain loop."""
+    """Our model and batches, stepped by the engine that jobs train with."""
 
     def __init__(self, data: CtrData, precision: str) -> None:
         cpu = torch.device("cpu")
@@ -82,7 +84,8 @@ class Ours:
         self.train, self.test = (BatchCutter(data, part, config.model, cpu) for part in ("train", "test"))
         self.objective = CtrObjective(build_model(data, config), data.tables(cpu), precision)
         trained = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=RATE, fused=True)
+        self.engine = build_engine(self.objective, torch.optim.Adam(trained, lr=RATE, fused=True), DeepSpeedConfig(), BATCH)
+        self.epochs = 0
 
     @torch.no_grad()
     def begin_as(self, theirs: DIN) -> None:
@@ -100,11 +103,11 @@ class Ours:
 
     def epoch(self) -> None:
         """All rows once, in a random order."""
-        for chosen in torch.randperm(len(self.train)).split(BATCH):
-            loss = self.objective(*self.train.batch(chosen))
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        self.epochs += 1
+        for chosen in self.train.batches(BATCH, self.epochs):
+            loss = self.engine(*self.train.batch(chosen))
+            self.engine.backward(loss)
+            self.engine.step()
 
     def chances(self) -> np.ndarray:
         """Of the held-out rows."""
@@ -167,7 +170,8 @@ class Theirs:
 
 def measure(scale: Scale) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """All sides by turns: figures, and a row an epoch."""
-    data, rows, reached = make_log(scale), [], {}
+    data, rows = make_log(scale), []
+    reached: dict[str, list[np.ndarray]] = {}
     num_rows = len(data.rows["train"].labels)
     for round_ in range(scale.rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -185,10 +189,14 @@ def measure(scale: Scale) -> tuple[dict[str, float], list[dict[str, Any]]]:
                     rows.append({"side": name, "round": round_, "epoch": epoch + 1, "rows_per_cpu_second": num_rows / seconds})
                     print(f"{name}: round {round_}, epoch {epoch + 1}, {num_rows / seconds:,.0f} rows a CPU second", flush=True)
             for name, side in sides.items():
-                reached.setdefault(name, []).append(auc(side.chances(), data.rows["test"].labels.numpy()))
+                reached.setdefault(name, []).append(side.chances())
     best = {name: max(row["rows_per_cpu_second"] for row in rows if row["side"] == name) for name in reached}
     figures = {f"{name}_rows_per_cpu_second": value for name, value in best.items()}
-    figures |= {f"{name}_auc": float(np.mean(values)) for name, values in reached.items()}
+    labels, users = (column.numpy() for column in (data.rows["test"].labels, data.rows["test"].users))
+    figures |= {f"{name}_auc": float(np.mean([auc(chances, labels) for chances in sides])) for name, sides in reached.items()}
+    for name in ("ours", "ours_bf16"):
+        gain = paired_auc_gain(reached[name], reached["fuxictr"], labels, users)
+        figures |= dict(zip((f"{name}_auc_gain", f"{name}_auc_gain_lower", f"{name}_auc_gain_upper"), gain, strict=True))
     figures["train_vs_fuxictr_ratio"] = best["ours"] / best["fuxictr"]
     figures["train_bf16_vs_fuxictr_ratio"] = best["ours_bf16"] / best["fuxictr"]
     return figures, rows
@@ -202,7 +210,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
-    figures, rows = measure(QUICK if options.quick else FULL)
+    with process_group(TrainConfig.parse({"launcher": "local"})):
+        figures, rows = measure(QUICK if options.quick else FULL)
     print("\n".join(f"{name:<36}{value:,.4f}" for name, value in figures.items()))
     if options.json:
         result = {"benchmark": "ctr_speed", "quick": options.quick, "figures": figures, "rows": rows}

@@ -246,14 +246,14 @@ def _train_here(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig, w
         raise ConfigError("launcher", "local", "keeps its checkpoints in a folder; for an object store use launcher: ray")
     torch.set_num_threads(max(1, int(config.resources.cpus)))
     store = _WorkspaceStore(workspace, name)
-    with _process_group(config) as device:
+    with process_group(config) as device:
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         loop(TrainSession(rank, world_size, device, config, name.split("/")[0], store), **arguments)
     assert store.latest(folder), f"{name}: the loop ended without an epoch"
 
 
 @contextmanager
-def _process_group(config: TrainConfig) -> Iterator[torch.device]:
+def process_group(config: TrainConfig) -> Iterator[torch.device]:
     """torch.distributed from torchrun's environment, else a group of this process alone.
 
     DeepSpeed keeps hold of the first group of a process, so the group is made once and lives as long as the process.
