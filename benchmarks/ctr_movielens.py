@@ -33,7 +33,7 @@ from intently.alignment.catalogue import CatalogueConfig
 from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
-from intently.metrics.ctr import paired_auc_gain
+from intently.metrics.ctr import auc, paired_auc_gain
 from intently.ranking.samples import SampleConfig
 from intently.ranking.training import BatchCutter, CtrData, CtrTrainingConfig, figures, predict, restore_model, train_ctr
 from intently.runtime.train import WEIGHTS, TrainConfig, train
@@ -67,6 +67,8 @@ STEPS = (
     *(("HiT", "CUBE + TIF"), ("HiT", "item text"), ("facts", "item text"), ("no LLM", "facts"), ("HiT", "no LLM")),
 )
 """Pairs of variants that differ by one thing: what each part adds."""
+LIVES = (("1", 1, 1), ("2–3", 2, 3), ("4–7", 4, 7), ("8 and more", 8, 10**9))
+"""Chunks of 50 events that lie behind a row: name, fewest, most."""
 PAPER = {
     "base": dict(zip((*MAIN, *OTHERS), (0.7761, 0.7747, 0.7745, 0.7746, 0.7750, 0.7749, 0.7744, 0.7744), strict=True)),
     "HiT": dict(zip((*MAIN, *OTHERS), (0.8063, 0.8081, 0.8077, 0.8063, 0.8029, 0.8086, 0.8076, 0.8064), strict=True)),
@@ -256,6 +258,15 @@ class Results:
         sides = [[each.chances for each in side if each.run.seed in seeds] for side in (first, second)]
         return paired_auc_gain(*sides, rows.labels.numpy(), rows.users.numpy(), num_samples=200)
 
+    def by_life(self, variant: str) -> list[float] | None:
+        """AUC of DIN with a history of 5 on the rows with so many chunks behind them (LIVES), the mean over seeds; None if not run."""
+        found, rows = self.of(variant), self.worlds["exact"].bare.rows["test"]
+        if not found:
+            return None
+        bounds, labels = rows.bounds.numpy(), rows.labels.numpy()
+        parts = [(bounds >= first) & (bounds <= last) for _, first, last in LIVES]
+        return [float(np.mean([auc(each.chances[part], labels[part]) for each in found])) for part in parts]
+
 
 def head(*columns: str) -> None:
     """The head of a Markdown table."""
@@ -306,6 +317,10 @@ def print_tables(results: Results) -> list[dict[str, Any]]:
         print(f"| {history} | {' | '.join([*cells, *over])} | {short} |")
         gain(f"no LLM {history} over base {history}", ("no LLM", "din", history), ("base", "din", history))
         gain(f"HiT {history} over no LLM {history}", ("HiT", "din", history), ("no LLM", "din", history))
+    head("DIN, history 5, by chunks of 50 events behind a row", *(name for name, _, _ in LIVES))
+    for variant in ("base", "item text", "no LLM", "facts", "HiT", "SIM"):
+        if parts := results.by_life(variant):
+            print(f"| {variant} | {' | '.join(f'{value:.4f}' for value in parts)} |")
     head("order within a day not known, DIN", "AUC", "LogLoss", "paired gain over base [95 %]", "paper AUC")
     for variant in ("base", "HiT", "no LLM"):
         which = (variant, "din", 5, "day")
@@ -316,9 +331,9 @@ def print_tables(results: Results) -> list[dict[str, Any]]:
 
 
 def plot(results: Results, folder: Path) -> None:
-    """AUC of each variant of DIN, and by length of the history, beside the paper's figures."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    bars, lines = figure.subplots(1, 2)
+    """AUC of each variant of DIN beside the paper's figures, by events looked back on, and by how long a life is."""
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    bars, lines, lives = figure.subplots(1, 3)
     shown = [(name, results.mean("auc", name)) for name in VARIANTS]
     shown = [(name, value) for name, value in shown if value is not None]
     bars.barh([name for name, _ in shown], [value for _, value in shown], color="#4477aa", height=0.6)
@@ -330,8 +345,12 @@ def plot(results: Results, folder: Path) -> None:
     for variant, marker in (("base", "o"), ("no LLM", "s"), ("HiT", "^")):
         points = [(history, value) for history in (5, 20, 50) if (value := results.mean("auc", variant, "din", history)) is not None]
         lines.plot([history for history, _ in points], [value for _, value in points], marker=marker, label=variant)
+        if parts := results.by_life(variant):
+            lives.plot([name for name, _, _ in LIVES], parts, marker=marker, label=variant)
     lines.set(xlabel="events looked back on", ylabel="AUC on test, DIN")
-    lines.legend(fontsize=8)
+    lives.set(xlabel="chunks of 50 events behind a row", ylabel="AUC on test, DIN, history 5")
+    for axes in (lines, lives):
+        axes.legend(fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "ctr.png", dpi=110)
 
@@ -401,7 +420,11 @@ def main() -> None:
     if options.json:
         rows = [asdict(each.run) | each.measured for each in outcomes]
         result = {"benchmark": "ctr_movielens", "quick": options.quick, "figures": figures_of(results), "rows": rows, "gains": gains}
-        result |= {"users": num_users, "samples": num_rows}
+        result |= {
+            "users": num_users,
+            "samples": num_rows,
+            "by_life": {name: results.by_life(name) for name in VARIANTS if results.of(name)},
+        }
         options.json.write_text(json.dumps(result | {"skipped": skipped}, indent=2), encoding="utf-8")
 
 

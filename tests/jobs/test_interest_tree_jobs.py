@@ -99,7 +99,10 @@ def test_tree_line_learns_from_its_own_trees_which_reading_to_keep(inputs: Works
     assert (light["auc_current"], light["continuity"], light["effectiveness"]) == (0.25, 0, 0)
 
     training = train_rating_models.TrainRatingModelsConfig.parse(
-        {"model": {"num_epochs": 30, "batch_size": 16, "learning_rate": 0.01}, "harness": {"launcher": "local", "checkpoint_every": 30}}
+        {
+            "model": {"num_epochs": 30, "batch_size": 16, "learning_rate": 0.01},
+            "harness": {"resources": {"num_workers": 2, "cpus": 0.5}, "checkpoint_every": 30},
+        }
     )
     quality = train_rating_models.run(training, inputs).manifest.metrics
     assert quality["continuity_auc"] == quality["effectiveness_auc"] == 1.0
