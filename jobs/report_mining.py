@@ -4,7 +4,7 @@ ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python job
     --config jobs/configs/report_mining/demo.yaml --workspace /shared/workspace
 
 Rows, rejects by reason, tokens and cost of every stage and model; interest quality and hits of tags where history_train and history_test
-stand; examples. Writes index.html, its plots as PNG, and summary.txt, which it also prints.
+stand; the interests of one person over time; examples. Writes index.html, its plots as PNG, and summary.txt, which it also prints.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ JOB = Job(
     reads=("item",),
     writes={"mining_report": None},
     run=run,
-    optional=(*STAGES, "item_reading", "history_train", "history_test"),
+    optional=(*STAGES, "item_reading", "chunk", "history_train", "history_test"),
 )
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from intently.core.schema import TRUE_INTEREST
 from intently.core.workspace import Artifact, Workspace
 from intently.interests.outcomes import Measured, hits_of_tags, interests_of_items, quality_of_interests
 from intently.llm.encoder import EncoderConfig, TextEncoder
 
-from report.plots import plot_bars
+from report.people import Period, Wish, choose_people, read_path
+from report.plots import plot_bars, plot_path
 
 STAGES = ("item_name", "item_interest", "user_interest", "tag", "explanation", "interest_verdict")
 COUNTED = ("questions", "valid", "repairs", "reused", "prompt_tokens", "completion_tokens", "cost", "seconds")
@@ -42,6 +44,7 @@ class MiningFacts:
         hits: HR of tags and of what they are compared with.
         notes: further lines.
         examples: heading → rows of examples.
+        path: the stretches and interests of the person whose interests moved most; None where nobody's were mined.
     """
 
     stages: Rows
@@ -51,6 +54,7 @@ class MiningFacts:
     hits: list[Measured]
     notes: list[str]
     examples: dict[str, Rows]
+    path: tuple[Sequence[Period], Sequence[Wish]] | None
 
     def figures(self) -> dict[str, float]:
         """For the manifest."""
@@ -71,7 +75,16 @@ def gather(workspace: Workspace, encoder: EncoderConfig, k: int) -> MiningFacts:
         asked = sorted({figure.rpartition("/")[0] for figure in manifest.metrics if figure.endswith("/questions")})
         models += [(name, model, *(manifest.metrics[f"{model}/{figure}"] for figure in COUNTED)) for model in asked]
     quality, hits, notes = _measure(workspace, standing, encoder, k)
-    return MiningFacts(stages, models, dict(reasons.most_common()), quality, hits, notes, _examples(standing))
+    path = _path(workspace, standing["user_interest"].read()) if "user_interest" in standing else None
+    return MiningFacts(stages, models, dict(reasons.most_common()), quality, hits, notes, _examples(standing), path)
+
+
+def _path(workspace: Workspace, interests: pa.Table) -> tuple[Sequence[Period], Sequence[Wish]] | None:
+    people = choose_people(interests, interests["user_id"].unique().to_pylist(), 1)
+    if not people or not workspace.latest_version("chunk"):
+        return None
+    chunks = workspace.artifact("chunk").read(columns=["user_id", "chunk", "start", "end"])
+    return read_path(people[0], interests, chunks, TRUE_INTEREST.empty())
 
 
 def _measure(
@@ -139,6 +152,8 @@ def draw(facts: MiningFacts) -> dict[str, bytes]:
         plots["iq.png"] = plot_bars({one.name: one.value for one in facts.quality}, "interest quality (mean cosine with later items)")
     if facts.hits:
         plots["hits.png"] = plot_bars({one.name: one.value for one in facts.hits}, "share of users whose next category is named")
+    if facts.path:
+        plots["path.png"] = plot_path(*facts.path)
     return plots
 
 

@@ -145,7 +145,7 @@ def tell(user_id: str, tables: Tables, candidates: pa.Table, num_recent: int = 8
     for item, act in zip(reversed(history["item_ids"]), reversed(history["behaviours"]), strict=True):
         if item in items and act != Behaviour.IMPRESSION:
             touched.setdefault(items[item]["title"], act)
-    periods, wishes = _wishes(user_id, tables)
+    periods, wishes = read_path(user_id, tables.user_interest, tables.chunk, tables.true_interest)
     tags = _of(tables.tag, user_id).sort_by("rank").slice(0, num_tags)
     read = {normalise(wish.interest) for wish in wishes}
     truths = dict.fromkeys(_of(tables.true_interest, user_id).sort_by("start")["interest"].to_pylist())
@@ -163,12 +163,22 @@ def tell(user_id: str, tables: Tables, candidates: pa.Table, num_recent: int = 8
     )
 
 
-def _wishes(user_id: str, tables: Tables) -> tuple[tuple[Period, ...], tuple[Wish, ...]]:
-    mined = _of(tables.user_interest, user_id).sort_by([("chunk", "descending"), ("rank", "ascending")]).to_pylist()
+def read_path(user_id: str, interests: pa.Table, chunks: pa.Table, truth: pa.Table) -> tuple[tuple[Period, ...], tuple[Wish, ...]]:
+    """What a person wanted, stretch by stretch.
+
+    Args:
+        user_id: who.
+        interests: USER_INTEREST rows.
+        chunks: CHUNK rows; interests of chunks that are not there are left out.
+        truth: TRUE_INTEREST rows; none of people who are not simulated.
+    Returns:
+        The stretches that were read, oldest first, and the interests, those of the latest first.
+    """
+    mined = _of(interests, user_id).sort_by([("chunk", "descending"), ("rank", "ascending")]).to_pylist()
     read = sorted({row["chunk"] for row in mined})
-    spans = {row["chunk"]: row for row in _of(tables.chunk, user_id).select(["chunk", "start", "end"]).to_pylist()}
+    spans = {row["chunk"]: row for row in _of(chunks, user_id).select(["chunk", "start", "end"]).to_pylist()}
     periods = tuple(Period(chunk, spans[chunk]["start"], spans[chunk]["end"]) for chunk in read if chunk in spans)
-    truths = _of(tables.true_interest, user_id).to_pylist()
+    truths = _of(truth, user_id).to_pylist()
     places = {period.chunk: place for place, period in enumerate(periods)}
     rows: dict[str, list[Cell | None]] = {}
     for row in mined:

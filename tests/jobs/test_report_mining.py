@@ -12,7 +12,7 @@ import pytest
 import report_mining
 from intently.core.config import Config
 from intently.core.errors import ConfigError
-from intently.core.schema import HISTORY, ITEM, TAG, Table
+from intently.core.schema import CHUNK, HISTORY, ITEM, TAG, USER_INTEREST, Table
 from intently.core.workspace import Artifact, Workspace, open_stage
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -25,6 +25,7 @@ def answer(*phrases: str) -> str:
     return json.dumps({"attributes": ["leather"], "motivation": "walk far", "interests": interests})
 
 
+PLOTS = ("rejects.png", "iq.png", "hits.png", "tokens.png", "path.png")
 SCRIPT = {"kind": "scripted", "default": answer("mountain hiking", "good products"), "replies": {"Coffee kettle": "no JSON"}}
 
 
@@ -38,6 +39,16 @@ def history(user: str, *items: str) -> dict[str, Any]:
     nothing = {name: [None] * len(items) for name in ("values", "queries", "dwell_s")}
     events = {"event_ids": list(items), "item_ids": list(items), "behaviours": ["purchase"] * len(items)}
     return {"user_id": user, "bucket": 0, **events, **nothing, "timestamps": [datetime(2024, 7, 1, tzinfo=UTC)] * len(items)}
+
+
+def chunk(user: str, number: int) -> dict[str, Any]:
+    spans = {"start": datetime(2024, 5 + number, 1, tzinfo=UTC), "end": datetime(2024, 5 + number, 28, tzinfo=UTC)}
+    return {"user_id": user, "bucket": 0, "chunk": number, "event_ids": [], "item_ids": [], "text": "", "num_tokens": 0, **spans}
+
+
+def wish(user: str, number: int, interest: str, shift: str) -> dict[str, Any]:
+    said = {"interest": interest, "stage": "active", "reason": "", "shift": shift, "evidence": [], "model": "hand"}
+    return {"user_id": user, "bucket": 0, "chunk": number, "rank": 0, **said}
 
 
 def test_labels_and_report_tell_what_was_mined_and_what_it_is_worth(workspace: Workspace) -> None:
@@ -60,6 +71,8 @@ def test_labels_and_report_tell_what_was_mined_and_what_it_is_worth(workspace: W
         "model": "m",
     }
     write(workspace, "tag", TAG, [tag])
+    write(workspace, "chunk", CHUNK, [chunk("ann", 0), chunk("ann", 1)])
+    write(workspace, "user_interest", USER_INTEREST, [wish("ann", 0, "hiking", "new"), wish("ann", 1, "coffee", "new")])
 
     with pytest.raises(ConfigError, match="engine"):
         label_interests.run(label_interests.LabelInterestsConfig.parse({"labels": {"source": "llm"}}), workspace)
@@ -83,4 +96,4 @@ def test_labels_and_report_tell_what_was_mined_and_what_it_is_worth(workspace: W
     page = report.fetch("index.html").read_text()
     for told in ("answer is not JSON", "scripted:replies", "mountain hiking", "warm winter boots", "of winter, but it is summer"):
         assert told in page, told
-    assert all(report.fetch(name).read_bytes().startswith(b"\x89PNG") for name in ("rejects.png", "iq.png", "hits.png", "tokens.png"))
+    assert all(report.fetch(name).read_bytes().startswith(b"\x89PNG") for name in PLOTS)
