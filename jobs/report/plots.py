@@ -70,12 +70,16 @@ def plot_lives(tokens: dict[str, np.ndarray], budgets: dict[str, int]) -> bytes:
     return _png(figure)
 
 
-def plot_path(periods: Sequence[Period], wishes: Sequence[Wish], num_wishes: int = 14) -> bytes:
-    """A person's interests over the stretches of their history: filled where new, ringed where taken up again, pale where fading.
+def plot_path(periods: Sequence[Period], wishes: Sequence[Wish], num_wishes: int = 14, num_periods: int = 16) -> bytes:
+    """A person's interests over the newest stretches of their history: filled where new, ringed where taken up again, pale where fading.
 
     The wishes of the latest stretch come first, as everywhere; where tree search scored the stretches, S_final stands on top.
     """
-    shown = list(wishes[:num_wishes])
+    periods = periods[-num_periods:]
+    recent = [Wish(wish.interest, wish.cells[-num_periods:]) for wish in wishes]
+    shown = [wish for wish in recent if any(wish.cells)][:num_wishes]
+    months = [f"{period.start:%b %Y}" for period in periods]
+    labels = months if len(set(months)) == len(months) else [f"{period.start:%d %b %Y}" for period in periods]
     figure, axes = _canvas(max(6.4, 1.4 + 0.7 * len(periods)), 0.34 * len(shown) + 1.3)
     scores: dict[int, float] = {}
     for row, wish in enumerate(shown):
@@ -93,7 +97,7 @@ def plot_path(periods: Sequence[Period], wishes: Sequence[Wish], num_wishes: int
     for place, score in scores.items():
         axes.text(place, -0.85, f"{score:.2f}", ha="center", fontsize=7, color=QUIET)
     axes.set_yticks(range(len(shown)), [wish.interest for wish in shown])
-    axes.set_xticks(range(len(periods)), [f"{period.start:%b %Y}" for period in periods], rotation=30, ha="right")
+    axes.set_xticks(range(len(periods)), labels, rotation=30, ha="right")
     axes.set_ylim(len(shown) - 0.4, -1.2)
     axes.set_xlim(-0.5, len(periods) - 0.5)
     marks = (("new", PALETTE[0], PALETTE[0]), ("continued", "white", PALETTE[0]), ("taken up again", PALETTE[1], PALETTE[1]))
