@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import intently.llm.embedding
 import intently.ranking
 import numpy as np
 import torch
@@ -86,8 +87,9 @@ ALL_ROWS = 540_939
 """Of train, of everybody."""
 FEWEST_ROWS = 512
 """Of a batch: where interests of some users alone were mined, batches are smaller and steps about as many as for everybody."""
-CODE = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(intently.ranking.__path__[0]).glob("*.py")))).hexdigest()
-"""Of the ranking room: runs that other code made are not reused."""
+ROOM = sorted(Path(intently.ranking.__path__[0]).glob("*.py"))
+CODE = hashlib.sha256(b"".join(file.read_bytes() for file in (*ROOM, Path(intently.llm.embedding.__file__)))).hexdigest()
+"""Of the ranking room and of what is embedded: runs that other code made are not reused."""
 HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
 
 
