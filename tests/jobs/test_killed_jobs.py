@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +9,6 @@ import build_splits
 import compress_histories
 import ingest_events
 import pytest
-import ray
-import yaml
 from intently.core.config import Resources
 from intently.core.job import Job
 from intently.core.schema import CHUNK
@@ -22,10 +16,10 @@ from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.runtime.mapping import map_parts
 
 from tests.jobs.dying import DiesOnce
+from tests.jobs.killing import run_until
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-ROOT = Path(__file__).parents[2]
 NUM_BUCKETS = 16
 SETTINGS: dict[str, dict[str, Any]] = {
     "ingest_events": {
@@ -57,18 +51,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Wor
 
 
 def start_and_kill(job: Job, workspace: Workspace) -> None:
-    """The job's own command line, killed as soon as it says that the first bucket is written."""
-    config = Path(workspace.root).with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(SETTINGS[job.name]))
-    command = [sys.executable, f"jobs/{job.name}.py", "--config", str(config), "--workspace", workspace.root]
-    address = ray.get_runtime_context().gcs_address
-    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": address}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        began = any(line.startswith(f"{job.name}: 1/{NUM_BUCKETS}") for line in driver.stdout)
-        assert began, "the job ended before it wrote a bucket"
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
+    """Killed as soon as it says that the first bucket is written."""
+    run_until(f"{job.name}: 1/{NUM_BUCKETS}", job.name, SETTINGS[job.name], workspace)
 
 
 def assert_same(one: Workspace, other: Workspace) -> None:

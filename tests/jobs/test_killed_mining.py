@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +13,6 @@ from typing import Any
 
 import mine_user_interests
 import pytest
-import ray
-import yaml
 from fastapi import Response
 from intently.core.config import Config, Resources
 from intently.core.schema import CHUNK, ITEM, Table
@@ -32,10 +26,10 @@ from intently.runtime.mapping import map_parts
 
 from tests.chat_server import COMPLETION_TOKENS, PROMPT_TOKENS, chat_server, completion
 from tests.jobs.dying import MinerDiesOnce
+from tests.jobs.killing import doomed
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
-ROOT = Path(__file__).parents[2]
 START = datetime(2024, 5, 1, tzinfo=UTC)
 PARTS = [f"bucket-{number:05d}" for number in range(4)]
 CHUNKS = 2
@@ -134,15 +128,9 @@ def test_mining_driver_killed_in_the_middle_of_a_part_pays_for_nothing_twice(
 ) -> None:
     server, base_url = payer
     server.free = 9  # in the middle of the second part
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(settings(base_url)))
-    command = [sys.executable, "jobs/mine_user_interests.py", "--config", str(path), "--workspace", inputs.root]
-    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as driver:
+    with doomed("mine_user_interests", settings(base_url), inputs):
         # One request is in flight at a time: when the next one is here, the answers before it are in the cache.
         assert server.holding.wait(120)
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
     assert server.answered.total() == 9
     server.free = None
     resumed = mine_user_interests.run(mine_user_interests.MineUserInterestsConfig.parse(settings(base_url)), inputs)

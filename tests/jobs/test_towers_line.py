@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import ray
 import retrain_towers
 import sweep_fusion
 import sweep_losses
 import train_towers
 import update_vectors
-import yaml
 from intently.core.config import Config
 from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
 from intently.core.schema import CANDIDATE, EMBEDDING, HISTORY, ITEM, TAG, Table
@@ -31,6 +25,7 @@ from intently.retrieval.retriever import STRANGER, TowerRetriever, UnknownUserEr
 from PIL import Image
 
 from serve.reload import MUST_AGREE
+from tests.jobs.killing import run_until
 from tests.retrieval.world import CATEGORIES, NUM_USERS, RING, embeddings, item_of, items, put, user, write_world
 
 pytestmark = [
@@ -51,21 +46,7 @@ TRAIN = train_towers.TrainTowersConfig.parse(
     }
 )
 SWEEP = sweep_fusion.SweepFusionConfig.parse({"fusion": {"betas": [0.0, 0.5, 1.0], "cutoffs": [3], "list_length": 3}})
-ROOT = Path(__file__).parents[2]
 UNTAGGED = user(NUM_USERS - 1)
-
-
-def start_and_kill(job: str, settings: dict, workspace: Workspace, said: str) -> None:
-    """The job's own command line, killed as soon as it says so."""
-    config = Path(workspace.root).with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, f"jobs/{job}.py", "--config", str(config), "--workspace", workspace.root]
-    environment = os.environ | {"PYTHONPATH": "platform", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        assert any(heard.startswith(said) for heard in driver.stdout), "the job ended before it said so"
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +102,7 @@ def test_sweep_fusion_leaves_the_front_as_table_and_plot(line: Workspace) -> Non
 def test_sweep_fusion_killed_in_the_middle_measures_only_what_is_missing(line: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"fusion": {"betas": [step / 40 for step in range(41)], "cutoffs": [3], "list_length": 3, "pooling": "max"}}
     many = sweep_fusion.SweepFusionConfig.parse(settings)
-    start_and_kill("sweep_fusion", settings, line, "fusion: 4/41")
+    run_until("fusion: 4/41", "sweep_fusion", settings, line)
     stage = sweep_fusion.JOB.stage(line, "fusion", many)
     done = [name for name in line.list_files(line.path(f"fusion/{stage.version}/trials")) if name.startswith("point-")]
     assert not stage.finished
@@ -146,7 +127,7 @@ def test_build_index_killed_in_the_middle_builds_only_the_shards_that_are_missin
 ) -> None:
     settings = {"index": {"kind": "hnsw", "rows_per_shard": 2}, "resources": {"num_workers": 1, "cpus": 0.5}}
     config = build_index.BuildIndexConfig.parse(settings)
-    start_and_kill("build_index", settings, line, "build_index: 3/18")
+    run_until("build_index: 3/18", "build_index", settings, line)
     stage = build_index.JOB.stage(line, "index", config)
     done = [name for name in line.list_files(line.path(f"index/{stage.version}")) if name.startswith("shard-")]
     assert not stage.finished
