@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import intently.alignment
 import intently.llm.embedding
 import intently.ranking
 import numpy as np
@@ -34,13 +35,14 @@ from intently.alignment.catalogue import CatalogueConfig
 from intently.core.workspace import Workspace
 from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
-from intently.metrics.ctr import auc, paired_auc_gain
+from intently.metrics.binary import auc, paired_auc_gain
 from intently.ranking.samples import SampleConfig
 from intently.ranking.training import BatchCutter, CtrData, CtrTrainingConfig, figures, predict, restore_model, train_ctr
 from intently.runtime.train import WEIGHTS, TrainConfig, train
 from matplotlib.figure import Figure
 from student_catalogues import CATALOGUES
 
+from benchmarks import ctr_world
 from benchmarks.ctr_world import World, prepare, put_true_interests
 
 MAIN, OTHERS = ("din", "dcnv2", "autoint"), ("deepfm", "xdeepfm", "fibinet", "fignn", "dien")
@@ -87,9 +89,14 @@ ALL_ROWS = 540_939
 """Of train, of everybody."""
 FEWEST_ROWS = 512
 """Of a batch: where interests of some users alone were mined, batches are smaller and steps about as many as for everybody."""
-ROOM = sorted(Path(intently.ranking.__path__[0]).glob("*.py"))
-CODE = hashlib.sha256(b"".join(file.read_bytes() for file in (*ROOM, Path(intently.llm.embedding.__file__)))).hexdigest()
-"""Of the ranking room and of what is embedded: runs that other code made are not reused."""
+ROOMS = (intently.ranking.__path__[0], intently.alignment.__path__[0])
+SOURCES = [
+    *(file for room in ROOMS for file in sorted(Path(room).glob("*.py"))),
+    Path(intently.llm.embedding.__file__),
+    Path(ctr_world.__file__),
+]
+CODE = hashlib.sha256(b"".join(file.read_bytes() for file in SOURCES)).hexdigest()
+"""Of whatever makes rows, embedded texts, facts and models: runs that other code made are not reused."""
 HARNESS = TrainConfig.parse({"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 100})
 
 

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from fuxictr.features import FeatureMap
-from intently.metrics.ctr import auc, paired_auc_gain
+from intently.metrics.binary import auc, paired_auc_gain
 from intently.ranking.features import Catalogue, Log, Rows
 from intently.ranking.training import BatchCutter, CtrData, CtrObjective, CtrTrainingConfig, build_model, predict
 from intently.runtime.deepspeed import DeepSpeedConfig, build_engine

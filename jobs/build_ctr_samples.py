@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from intently.core.config import Config
 from intently.core.errors import SchemaError
@@ -30,7 +29,7 @@ class BuildCtrSamplesConfig(Config):
 def run(config: BuildCtrSamplesConfig, workspace: Workspace) -> Artifact:
     """Label and split every bucket; returns ctr_train."""
     stages = {name: JOB.stage(workspace, f"ctr_{name}", config) for name in SPLITS}
-    history, chunks = open_histories(workspace), workspace.artifact("chunk").read()
+    history, chunks = open_histories(workspace), workspace.artifact("chunk")
     moments = None
     if config.samples.split == "global_time":
         moments = find_moments(np.concatenate([_label(history, part, chunks, config).times for part in history.parts()]), config.samples)
@@ -48,9 +47,8 @@ def run(config: BuildCtrSamplesConfig, workspace: Workspace) -> Artifact:
     return stages["train"].finish(metrics=dict(counts), notes={"split": config.samples.split, **history.notes})
 
 
-def _label(history: Histories, part: str, chunks: pa.Table, config: BuildCtrSamplesConfig) -> LabelledEvents:
-    rows = history.read(part)
-    return label_events(rows, chunks.filter(pc.is_in(chunks["user_id"], rows["user_id"].combine_chunks())), config.samples)
+def _label(history: Histories, part: str, chunks: Artifact, config: BuildCtrSamplesConfig) -> LabelledEvents:
+    return label_events(history.read(part), chunks.read(part, columns=["user_id", "chunk", "event_ids"]), config.samples)
 
 
 JOB = Job(

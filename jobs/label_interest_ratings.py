@@ -38,14 +38,15 @@ class LabelInterestRatingsConfig(Config):
 def run(config: LabelInterestRatingsConfig, workspace: Workspace) -> Artifact:
     """Judge the buckets that are not written yet."""
     stage = JOB.stage(workspace, "interest_rating", config)
-    nodes = workspace.artifact("interest_node")
+    nodes, chunks = workspace.artifact("interest_node"), workspace.artifact("chunk")
+    nodes.require_input("chunk", chunks.version)
     users = nodes.read(columns=["user_id"])["user_id"].unique().to_pylist()
     written = workspace.artifact("item_name").read() if workspace.latest_version("item_name") else None
     names = names_of(workspace.artifact("item").read(columns=NAME_COLUMNS), config.names, written)
     arguments = {
         "stage": stage,
         "nodes": nodes,
-        "chunks": workspace.artifact("chunk"),
+        "chunks": chunks,
         "history": workspace.artifact("history_train"),
         "names": dict(names.iter_rows()),
         "config": config.labels,

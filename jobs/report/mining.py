@@ -75,15 +75,16 @@ def gather(workspace: Workspace, encoder: EncoderConfig, k: int) -> MiningFacts:
         asked = sorted({figure.rpartition("/")[0] for figure in manifest.metrics if figure.endswith("/questions")})
         models += [(name, model, *(manifest.metrics[f"{model}/{figure}"] for figure in COUNTED)) for model in asked]
     quality, hits, notes = _measure(workspace, standing, encoder, k)
-    path = _path(workspace, standing["user_interest"].read()) if "user_interest" in standing else None
+    path = _path(workspace, standing["user_interest"]) if "user_interest" in standing else None
     return MiningFacts(stages, models, dict(reasons.most_common()), quality, hits, notes, _examples(standing), path)
 
 
-def _path(workspace: Workspace, interests: pa.Table) -> tuple[Sequence[Period], Sequence[Wish]] | None:
+def _path(workspace: Workspace, mined: Artifact) -> tuple[Sequence[Period], Sequence[Wish]] | None:
+    interests = mined.read()
     people = choose_people(interests, interests["user_id"].unique().to_pylist(), 1)
     if not people or not workspace.latest_version("chunk"):
         return None
-    chunks = workspace.artifact("chunk").read(columns=["user_id", "chunk", "start", "end"])
+    chunks = workspace.artifact("chunk", mined.manifest.inputs.get("chunk")).read(columns=["user_id", "chunk", "start", "end"])
     return read_path(people[0], interests, chunks, TRUE_INTEREST.empty())
 
 

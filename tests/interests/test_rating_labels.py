@@ -41,16 +41,16 @@ def node(user: str, number: int, sample: int, parent: str | None, path: str, *in
 def test_evaluation_set_of_ratings_draws_as_many_of_both_classes() -> None:
     row = rated("ann", "a", "b", "a", "c", "d", "e", "b")
     first, second = chunk("ann", 0, [0, 1]), chunk("ann", 1, [2, 3, 4, 5, 6])
-    items = evaluation_set(first, second, row, RatingLabelConfig())
+    items = evaluation_set(first, second, row, RatingLabelConfig(share=1))
     # Chunk 1 holds a, b (liked) and c, d, e (3 stars and fewer are not): two of each.
     assert set(items[:2]) == {"a", "b"} and set(items[2:]) < {"c", "d", "e"} and len(items) == 4
-    assert evaluation_set(first, second, row, RatingLabelConfig()) == items
-    assert len(evaluation_set(first, second, row, RatingLabelConfig(items_per_class=1))) == 2
+    assert evaluation_set(first, second, row, RatingLabelConfig(share=1)) == items
+    assert len(evaluation_set(first, second, row, RatingLabelConfig(items_per_class=1, share=1))) == 2
 
 
 def test_evaluation_set_without_both_classes_is_empty() -> None:
     row = rated("ann", "a", "a", "b")
-    assert evaluation_set(chunk("ann", 0, [0]), chunk("ann", 1, [1, 2]), row, RatingLabelConfig()) == []
+    assert evaluation_set(chunk("ann", 0, [0]), chunk("ann", 1, [1, 2]), row, RatingLabelConfig(share=1)) == []
 
 
 def test_evaluation_set_never_reaches_into_events_that_are_kept_back() -> None:
@@ -68,7 +68,7 @@ def test_evaluation_set_keeps_back_what_click_models_are_chosen_by() -> None:
         parts = split_samples(label_events(told, CHUNK.empty(), SampleConfig(min_events=1, min_chunks=0)), SampleConfig())
         kept_back = int(parts["validation"]["event_id"][0].as_py())
         for last, drawn in ((kept_back - 1, True), (kept_back, False)):
-            items = evaluation_set(chunk("ann", 0, [0]), chunk("ann", 1, [last - 1, last]), row, RatingLabelConfig(share=0.8))
+            items = evaluation_set(chunk("ann", 0, [0]), chunk("ann", 1, [last - 1, last]), row, RatingLabelConfig())
             assert bool(items) == drawn, (length, last)
 
 
@@ -77,7 +77,7 @@ def test_evaluation_set_without_ratings_sets_what_was_taken_against_what_was_onl
     row = history("ann", [*log, ("b", "impression", None), ("c", "detail_view", None), (None, "search", None), ("d", "favourite", None)])
     first, second = chunk("ann", 0, [0]), chunk("ann", 1, [1, 7])
     # All between the chunk's first and last event counts, also what is too weak to be in a chunk: b was shown, and c neither.
-    items = evaluation_set(first, second, row, RatingLabelConfig())
+    items = evaluation_set(first, second, row, RatingLabelConfig(share=1))
     assert items[0] in {"a", "d"} and items[1:] == ["b"]
 
 
@@ -122,7 +122,7 @@ SAYS = {
 
 def test_label_ratings_compares_current_with_previous_and_with_the_raw_chunk(tables: dict[str, pa.Table]) -> None:
     oracle = Oracle(SAYS)
-    labelled = label_ratings(**tables, names={}, engine=oracle.engine, config=RatingLabelConfig())
+    labelled = label_ratings(**tables, names={}, engine=oracle.engine, config=RatingLabelConfig(share=1))
     rows = [
         (r["chunk"], r["sample"], r["auc_previous"], r["auc_current"], r["auc_raw"], r["continuity"], r["effectiveness"])
         for r in labelled.ratings.to_pylist()
@@ -137,13 +137,13 @@ def test_label_ratings_compares_current_with_previous_and_with_the_raw_chunk(tab
 
 def test_label_ratings_candidate_with_a_failed_question_is_rejected_alone(tables: dict[str, pa.Table]) -> None:
     oracle = Oracle(SAYS | {"Interests: war\n": {"a": 0.9, "e": None}})
-    labelled = label_ratings(**tables, names={}, engine=oracle.engine, config=RatingLabelConfig())
+    labelled = label_ratings(**tables, names={}, engine=oracle.engine, config=RatingLabelConfig(share=1))
     assert labelled.ratings["sample"].to_pylist() == [0, 1]
     assert [(r["row"], r["reason"]) for r in labelled.rejects.to_pylist()] == [("ann/1/0", "the script fails here")]
 
 
 def test_label_ratings_judges_the_newest_chunks_and_counts_those_that_it_cannot(tables: dict[str, pa.Table]) -> None:
-    newest = label_ratings(**tables, names={}, engine=Oracle(SAYS).engine, config=RatingLabelConfig(max_chunks=1))
+    newest = label_ratings(**tables, names={}, engine=Oracle(SAYS).engine, config=RatingLabelConfig(max_chunks=1, share=1))
     assert set(newest.ratings["chunk"].to_pylist()) == {1}
     early = label_ratings(**tables, names={}, engine=Oracle(SAYS).engine, config=RatingLabelConfig(share=0.6))
     assert set(early.ratings["chunk"].to_pylist()) == {0} and early.skipped_chunks == 1

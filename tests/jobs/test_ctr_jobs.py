@@ -12,7 +12,7 @@ import pytest
 import torch
 import train_ctr
 from intently.core.errors import ConfigError, SchemaError
-from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, USER_INTEREST
+from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, TABLES, USER_INTEREST
 from intently.core.workspace import Workspace, open_stage
 from intently.data.days import list_days, open_histories
 from intently.llm.embedding import embedding_rows
@@ -85,6 +85,12 @@ def test_build_ctr_samples_of_people_who_did_too_little_refused(world: Workspace
         build_ctr_samples.JOB.execute(build_ctr_samples.BuildCtrSamplesConfig.parse({"samples": {"min_events": 41}}), world)
 
 
+def test_build_ctr_samples_by_time_of_people_who_did_too_little_refused(world: Workspace) -> None:
+    samples = {"min_events": 41, "split": "global_time"}
+    with pytest.raises(SchemaError, match="41 events"):
+        build_ctr_samples.JOB.execute(build_ctr_samples.BuildCtrSamplesConfig.parse({"samples": samples}), world)
+
+
 def test_train_ctr_with_histograms_learns_keeps_the_best_and_measures(world: Workspace) -> None:
     artifact = train_ctr.JOB.execute(trained(histograms=True), world)
     measured = world.artifact("ctr_metric")
@@ -126,6 +132,67 @@ def test_train_ctr_reads_the_events_that_rows_were_counted_in(tmp_path: Path) ->
     for rows in data.rows.values():
         assert torch.equal(data.log.items[rows.places], rows.items)
         assert torch.equal(data.log.signals[rows.places] > 3, rows.labels > 0)
+
+
+def read(workspace: Workspace, **config: object) -> None:
+    standing = {name: workspace.latest_version(name) for name in (*train_ctr.JOB.reads, *train_ctr.JOB.optional)}
+    versions = {name: version for name, version in standing.items() if version}
+    read_ctr_data(workspace, versions, CtrTrainingConfig.parse({"model": MODEL, **config}))
+
+
+def put_from(workspace: Workspace, name: str, **inputs: str) -> None:
+    """What stands of an artifact once more, made from these versions of others."""
+    standing = workspace.artifact(name)
+    stage = open_stage(workspace, name, TABLES[name], inputs, build_ctr_samples.BuildCtrSamplesConfig())
+    stage.write("part-00000", standing.read())
+    stage.finish()
+
+
+def test_read_ctr_data_of_interests_in_another_cut_of_chunks_refused(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    write_world(workspace)
+    build_ctr_samples.JOB.execute(SAMPLES, workspace)
+    cut = workspace.artifact("chunk").version
+    put_from(workspace, "user_interest", chunk=cut)
+    embed_interests.JOB.execute(embed_interests.EmbedInterestsConfig(), workspace)
+    read(workspace)
+    mined = workspace.artifact("user_interest").version
+    # Chunks are cut anew, and mined anew: rows of the old cut would look into chunks that end after them.
+    put_from(workspace, "chunk", item="grown")
+    put_from(workspace, "user_interest", chunk=workspace.artifact("chunk").version)
+    with pytest.raises(SchemaError, match=rf"user_interest: version .* was made from chunk@.*, chunk@{cut} is asked for"):
+        read(workspace)
+    with pytest.raises(SchemaError, match=r"ctr_train: version .* was made from chunk@"):
+        read(workspace, histograms=True)
+    # Rows of the new cut, but vectors of the interests that were mined before.
+    build_ctr_samples.JOB.execute(SAMPLES, workspace)
+    with pytest.raises(SchemaError, match=rf"interest_embedding: version .* was made from user_interest@{mined}"):
+        read(workspace)
+    embed_interests.JOB.execute(embed_interests.EmbedInterestsConfig(), workspace)
+    read(workspace)
+    read(workspace, histograms=True)
+
+
+def test_read_ctr_data_of_rows_of_one_class_refused(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    write_world(workspace)
+    config = {"samples": {"min_events": 1, "positive_above": 0.0}}
+    build_ctr_samples.JOB.execute(build_ctr_samples.BuildCtrSamplesConfig.parse(config), workspace)
+    with pytest.raises(SchemaError, match=rf"ctr_train: {NUM_USERS * 28} rows, {NUM_USERS * 28} of them positive; .* samples.sampled"):
+        read(workspace, histograms=True)
+
+
+def test_train_ctr_taken_up_after_it_had_ended_trains_no_further(world: Workspace, tmp_path: Path) -> None:
+    learning = {**LEARNING, "num_epochs": 40, "patience": 2, "learning_rate": 0.05}
+    config = CtrTrainingConfig.parse({"model": MODEL, "histograms": True, "learning": learning})
+    versions = {name: world.artifact(name).version for name in (*train_ctr.JOB.reads, "chunk")}
+    arguments = {"workspace": world, "versions": versions, "config": config}
+    curves = []
+    for _ in range(2):
+        with train(train_from_tables, arguments, TrainConfig.parse({"launcher": "local"}), world, "ctr_model/ended/training") as result:
+            curves.append(result.history)
+    assert 3 <= len(curves[0]) < 40
+    assert curves[1] == curves[0]
 
 
 def append(workspace: Workspace, day: pa.Table) -> None:

@@ -89,7 +89,7 @@ def test_tree_line_learns_from_its_own_trees_which_reading_to_keep(inputs: Works
     assert first.manifest.notes["choice"] == "no rating model stood: the first reading was kept"
 
     labelling = label_interest_ratings.LabelInterestRatingsConfig.parse(
-        {"engine": ENGINE, "names": {"facets": []}, "labels": {"max_chunks": 2}}
+        {"engine": ENGINE, "names": {"facets": []}, "labels": {"max_chunks": 2, "share": 1}}
     )
     ratings = label_interest_ratings.run(labelling, inputs).read()
     assert ratings.num_rows == 24 * 2 * 2  # chunk 2 has no next one

@@ -24,6 +24,11 @@ def test_ranks_of_targets_target_taken_out_ranks_last() -> None:
     assert ranks_of_targets(np.array([[0.5, -np.inf, -np.inf]]), np.array([1])).tolist() == [3]
 
 
+def test_ranks_of_targets_without_a_score_are_last_and_others_without_one_count_against() -> None:
+    scores = np.array([[np.nan, np.nan, np.nan], [0.5, np.nan, 0.2]])
+    assert ranks_of_targets(scores, np.array([1, 0])).tolist() == [3, 1]
+
+
 def test_hit_rate_three_of_four_ranks_below_ten() -> None:
     assert hit_rate(RANKS, 10) == 0.75
     assert hit_rate(RANKS, 1) == 0.25

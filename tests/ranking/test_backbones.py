@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from intently.core.errors import ConfigError
-from intently.metrics.ctr import auc
+from intently.metrics.binary import auc
 from intently.ranking.attention import TargetAttention
 from intently.ranking.backbones import Backbone, history_pooling
 from intently.ranking.features import read_catalogue, read_log, read_rows

@@ -28,7 +28,7 @@ from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from intently.core.config import Config
-from intently.core.errors import MissingArtifactError, WorkspaceError
+from intently.core.errors import MissingArtifactError, SchemaError, WorkspaceError
 from intently.core.schema import REJECT, TABLES, Table
 
 MANIFEST = "manifest.json"
@@ -206,6 +206,16 @@ class Artifact:
         folder = self._path("rejects")
         tables = [self._read_file(f"{folder}/{name}", None) for name in self.workspace.list_files(folder)]
         return pa.concat_tables(tables) if tables else REJECT.empty()
+
+    def require_input(self, name: str, version: str) -> None:
+        """Make sure that it was made from this version of another artifact, where its manifest names any.
+
+        Raises:
+            SchemaError: it was made from another one.
+        """
+        found = self.manifest.inputs.get(name, version)
+        if found != version:
+            raise SchemaError(f"artifact {self.name}: version {self.version} was made from {name}@{found}, {name}@{version} is asked for")
 
     def fetch(self, filename: str) -> Path:
         """A file of the artifact as a local path: in place on a local workspace, else a downloaded copy."""

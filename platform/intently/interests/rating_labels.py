@@ -45,7 +45,8 @@ class RatingLabelConfig(Config):
         (Behaviour.FAVOURITE, Behaviour.CART, Behaviour.PURCHASE), description="behaviours by which an item is liked, ratings apart"
     )
     shown: tuple[Behaviour, ...] = Field((Behaviour.IMPRESSION,), description="show an item, which was not liked if nothing came of it")
-    share: float = Field(1.0, gt=0, le=1, description="share of a user's events, from the oldest, that items may be drawn from")
+    # What is after it chooses and measures click models, by default (ranking's SampleConfig).
+    share: float = Field(0.8, gt=0, le=1, description="share of a user's events, from the oldest, that items may be drawn from")
     seed: int = Field(0, description="of the draw of items")
 
 

@@ -14,15 +14,16 @@ def ranks_of_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Ties count against the target: a model that scores everything alike then ranks every target last instead of first.
 
     Args:
-        scores: [N, I], higher is better; −inf takes a candidate out, and a target that is taken out ranks last (I).
+        scores: [N, I], higher is better; −inf takes a candidate out, and a target that is taken out, or has no score (NaN), ranks last (I).
         targets: [N] columns.
     Returns:
         [N] int64.
     """
     rows = np.arange(len(targets))
     own = scores[rows, targets]
-    ranks = (scores >= own[:, None]).sum(axis=1) - 1
-    return np.where(np.isneginf(own), scores.shape[1], ranks).astype(np.int64)
+    # Others without a score count against the target as well.
+    ranks = (~(scores < own[:, None])).sum(axis=1) - 1
+    return np.where(np.isneginf(own) | np.isnan(own), scores.shape[1], ranks).astype(np.int64)
 
 
 def hit_rate(ranks: np.ndarray, k: int) -> float:

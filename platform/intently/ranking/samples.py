@@ -129,8 +129,10 @@ def find_moments(times: np.ndarray, config: SampleConfig) -> tuple[int, int]:
         times: [R] of all rows of all buckets.
         config: shares.
     Raises:
-        SchemaError: all rows fall on too few moments to be split.
+        SchemaError: there are no rows, or all fall on too few moments to be split.
     """
+    if not len(times):
+        raise SchemaError(f"table ctr_sample: nobody has {config.min_events} events and {config.min_chunks} finished chunks (samples)")
     shares = (1 - config.test_share - config.validation_share, 1 - config.test_share)
     validation, test = (int(np.quantile(times, share, method="higher")) for share in shares)
     if not times.min() < validation < test:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,9 +23,9 @@ from torch import nn
 
 from intently.core.config import Config
 from intently.core.errors import ConfigError, SchemaError
-from intently.core.workspace import Workspace
+from intently.core.workspace import Artifact, Workspace
 from intently.data.days import open_histories
-from intently.metrics.ctr import auc, calibration_error, log_loss
+from intently.metrics.binary import auc, calibration_error, log_loss
 from intently.ranking.features import Catalogue, Log, Rows, events_at, last_events, read_catalogue, read_log, read_rows, similar_events
 from intently.ranking.knowledge import ChunkVectors, histogram_vectors, interest_vectors, item_vectors
 from intently.ranking.model import Batch, CtrModel, ModelConfig, Sizes, Tables
@@ -227,7 +227,10 @@ def train_ctr(session: TrainSession, data: CtrData, config: CtrTrainingConfig) -
     engine = session.engine(module, optimizer, max(1, batch_size // session.world_size), schedule)
 
     # 3. epochs, until validation does not improve any more
-    for epoch in range(session.resume(engine), learning.num_epochs):
+    first = session.resume(engine)
+    if _stale(session.history) >= learning.patience:
+        return
+    for epoch in range(first, learning.num_epochs):
         engine.train()
         total = torch.zeros((), device=device)
         for chosen in cutter.batches(batch_size, learning.seed * 1_000_003 + epoch):
@@ -236,14 +239,19 @@ def train_ctr(session: TrainSession, data: CtrData, config: CtrTrainingConfig) -
             engine.step()
             total += loss.detach()
         measured = figures(_predict_together(session, module.model, validation, tables), validation.rows.labels.cpu().numpy())
-        past = [each["auc"] for each in session.history]
-        if measured["auc"] > max(past, default=-1.0):
+        stale = _stale([*session.history, measured])
+        if not stale:
             module.keep()
-        stale = len(past) + 1 - int(np.argmax([*past, measured["auc"]])) - 1
         last = epoch + 1 if stale >= learning.patience else learning.num_epochs
         session.end_epoch(engine, last, {"loss": float(total) / num_steps, **measured})
         if last == epoch + 1:
             return
+
+
+def _stale(history: Sequence[Mapping[str, float]]) -> int:
+    """Epochs since the first best AUC."""
+    aucs = [epoch["auc"] for epoch in history]
+    return len(aucs) - 1 - int(np.argmax(aucs)) if aucs else 0
 
 
 def _predict_together(session: TrainSession, model: CtrModel, cutter: BatchCutter, tables: Tables) -> np.ndarray:
@@ -275,33 +283,46 @@ def read_ctr_data(workspace: Workspace, versions: Mapping[str, str], config: Ctr
 
     Raises:
         ConfigError: an artifact that the model asks for does not stand.
-        SchemaError: there are no rows to train on.
+        SchemaError: there are no rows of both classes to train on or to validate with; interests were not mined from the chunks that the
+            rows were cut by, or embedded before they were mined.
     """
 
-    def read(name: str, field: str) -> pa.Table:
+    def find(name: str, field: str) -> Artifact:
         if name not in versions:
             raise ConfigError(field, True, f"needs the artifact {name}, which does not stand in workspace {workspace.root!r}")
-        return workspace.artifact(name, versions[name]).read()
+        return workspace.artifact(name, versions[name])
 
     # A row's place counts the events that stood when the rows were cut: the same history, with the days appended until then.
-    histories = open_histories(workspace, workspace.artifact("ctr_train", versions["ctr_train"]).manifest.inputs)
+    train = find("ctr_train", "reads")
+    histories = open_histories(workspace, train.manifest.inputs)
     history = pa.concat_tables([rows for _, rows in histories.iter_parts()])
-    items = read("item", "reads")
+    items = find("item", "reads").read()
     catalogue = read_catalogue(items)
     log = read_log(history, catalogue)
-    rows = {part: read_rows(read(f"ctr_{part}", "reads"), log, catalogue) for part in SPLITS}
-    if not len(rows["train"].labels) or not len(rows["validation"].labels):
-        raise SchemaError("table ctr_sample: no rows to train on or to validate with; see build_ctr_samples' min_events and min_chunks")
+    rows = {part: read_rows(find(f"ctr_{part}", "reads").read(), log, catalogue) for part in SPLITS}
+    for part in ("train", "validation"):
+        if len(rows[part].labels.unique()) < 2:
+            told = f"{len(rows[part].labels)} rows, {int(rows[part].labels.sum())} of them positive"
+            raise SchemaError(
+                f"artifact ctr_{part}: {told}; build_ctr_samples chooses by samples.sampled, positive, min_events, min_chunks"
+            )
     model = config.model
     interests, vectors, likeness = None, None, None
     if config.histograms and (model.interests or model.item_knowledge):
-        interests, vectors = histogram_vectors(log, items, history, read("chunk", "histograms"))
+        chunks = find("chunk", "histograms")
+        train.require_input("chunk", chunks.version)
+        interests, vectors = histogram_vectors(log, items, history, chunks.read())
     elif model.interests or model.item_knowledge:
-        vectors = item_vectors(catalogue, read("item_embedding", "model.item_knowledge"))
+        vectors = item_vectors(catalogue, find("item_embedding", "model.item_knowledge").read())
         if model.interests:
-            interests = interest_vectors(log, read("user_interest", "model.interests"), read("interest_embedding", "model.interests"))
+            said, embedded = (find(name, "model.interests") for name in ("user_interest", "interest_embedding"))
+            # In another cut of chunks the same number may end after the row.
+            if cut := train.manifest.inputs.get("chunk"):
+                said.require_input("chunk", cut)
+            embedded.require_input("user_interest", said.version)
+            interests = interest_vectors(log, said.read(), embedded.read())
     if model.similar:
-        likeness = item_vectors(catalogue, read("item_embedding", "model.similar"))
+        likeness = item_vectors(catalogue, find("item_embedding", "model.similar").read())
     return CtrData(catalogue, log, rows, interests, vectors, likeness)
 
 
