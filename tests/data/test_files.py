@@ -92,6 +92,27 @@ def test_parquet_folder_with_real_types_is_read_file_after_file(settings: dict[s
     assert events["position"].to_pylist() == [0, 1]
 
 
+def test_rows_without_an_event_id_are_known_by_their_files_content(settings: dict[str, Any], tmp_path: Path) -> None:
+    def ids(folder: str, *rows: str) -> list[str]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "day.csv").write_text("\n".join(["uid,sku,kind,at,secs", *rows]) + "\n")
+        config = FilesConfig.parse(settings | {"events": str(tmp_path / folder / "day.csv")})
+        return read_all(open_source(config))[0]["event_id"].to_pylist()
+
+    monday = ids("monday", "u1,i1,pv,2024-05-01,1", "u1,i1,pv,2024-05-01,1")
+    tuesday = ids("tuesday", "u1,i2,pv,2024-05-02,1", "u1,i1,pv,2024-05-02,1")
+    assert len({*monday, *tuesday}) == 4
+    assert ids("again", "u1,i1,pv,2024-05-01,1", "u1,i1,pv,2024-05-01,1") == monday
+
+
+def test_file_whose_columns_are_named_like_ours_is_read_by_its_mapping(settings: dict[str, Any]) -> None:
+    Path(settings["events"]).write_text("position,place,at\nu1,i1,2024-05-01\n")
+    columns = {"user_id": "position", "item_id": "place", "timestamp": "at"}
+    config = FilesConfig.parse(settings | {"columns": columns, "behaviour": "cart", "behaviours": {}})
+    (event,) = read_all(open_source(config))[0].to_pylist()
+    assert (event["user_id"], event["item_id"], event["position"]) == ("u1", "i1", 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

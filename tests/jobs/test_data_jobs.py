@@ -6,6 +6,7 @@ from pathlib import Path
 
 import build_splits
 import compress_histories
+import ingest_day
 import ingest_events
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -154,6 +155,23 @@ def test_ingest_of_csv_files_reports_what_it_refused_and_why(workspace: Workspac
     (row,) = history.read().to_pylist()
     assert (row["user_id"], row["behaviours"]) == ("u2", ["cart", "purchase"])
     assert workspace.artifact("item").manifest.reject_reasons == {"missing item_id": 1}
+
+
+def test_days_named_like_the_base_log_lose_no_event_and_the_base_log_again_adds_none(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,category\ni1,Tent,Camping\ni2,Lamp,Home\ni3,Rope,Home\n")
+    base = files_config(tmp_path)
+    (tmp_path / "log.csv").write_text("user_id,item_id,behaviour,timestamp\nu9,i1,cart,1700000000\n")
+    ingest_events.JOB.execute(base, workspace)
+    for folder, item in (("monday", "i2"), ("tuesday", "i3"), (".", "i1")):
+        log = tmp_path / folder / "log.csv"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"user_id,item_id,behaviour,timestamp\nu9,{item},cart,1700000000\n")
+        source = {"kind": "files", "events": str(log), "items": str(tmp_path / "items.csv")}
+        ingest_day.JOB.execute(ingest_day.IngestDayConfig.parse({"source": source}), workspace)
+    histories = open_histories(workspace)
+    merged = [histories.merge(part) for part in histories.parts()]
+    assert [row["item_ids"] for part in merged for row in part.history.to_pylist()] == [["i1", "i2", "i3"]]
+    assert sum(part.counts["duplicates_of_days"] for part in merged) == 1
 
 
 def test_ingest_of_a_log_without_a_column_stops_and_names_it(workspace: Workspace, tmp_path: Path) -> None:

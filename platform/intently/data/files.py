@@ -1,11 +1,14 @@
 """Any log in Parquet or CSV, by a mapping from our columns to the file's.
 
 Event columns that can be mapped: event_id, user_id, item_id, behaviour, timestamp, value, query, dwell_s. Without event_id
-every row is its own event, known by its place in the files, and duplicates cannot be told.
+every row is its own event, known by its file's name, a digest of the file's content, and its row: the same file read again gives the
+same ids, another day's file of the same name gives others. Then repeats within a file, and what a file that grew holds of before, cannot
+be told.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -77,26 +80,34 @@ def _events(files: list[Path], mapped: Mapping[str, str], config: FilesConfig) -
     position = 0
     for file in files:
         row = 0
+        own_id = f"{file.name}:{_digest(file)}:" if "event_id" not in mapped else ""
         for block, broken in _blocks(file, list(mapped.values()), config.rows_per_block):
-            frame = block.with_columns(
-                place=pl.concat_str(pl.lit(f"{file.name}:"), pl.int_range(row, row + pl.len())),
+            rows = pl.int_range(row, row + pl.len())
+            columns = block.select(
+                *_mapped(mapped, config, pl.concat_str(pl.lit(own_id), rows)),
+                place=pl.concat_str(pl.lit(f"{file.name}:"), rows),
                 position=pl.int_range(position, position + pl.len(), dtype=pl.Int64),
             )
             row, position = row + block.height, position + block.height
-            yield raw_block(frame.select("place", "position", *_mapped(mapped, config)))
+            yield raw_block(columns)
             if broken:
                 lost = pl.DataFrame({"place": [f"{file.name}: a row"] * len(broken), "original": broken})
                 yield raw_block(lost.with_columns(refused=pl.lit(UNREADABLE)))
 
 
-def _mapped(mapped: Mapping[str, str], config: FilesConfig) -> list[pl.Expr]:
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:12]
+
+
+def _mapped(mapped: Mapping[str, str], config: FilesConfig, own_id: pl.Expr) -> list[pl.Expr]:
     """Our columns from the file's; what cannot be cast becomes null and is judged later."""
     text = {name: pl.col(column).cast(pl.String) for name, column in mapped.items()}
     behaviour = pl.lit(str(config.behaviour)) if config.behaviour is not None else text["behaviour"]
     if config.behaviours and config.behaviour is None:
         behaviour = behaviour.replace({value: str(name) for value, name in config.behaviours.items()})
     expressions = {
-        "event_id": text.get("event_id", pl.col("place")),
+        "event_id": text.get("event_id", own_id),
         "user_id": text["user_id"],
         "item_id": text["item_id"],
         "behaviour": behaviour,
