@@ -113,6 +113,70 @@ def test_file_whose_columns_are_named_like_ours_is_read_by_its_mapping(settings:
     assert (event["user_id"], event["item_id"], event["position"]) == ("u1", "i1", 0)
 
 
+def test_csv_log_of_several_blocks_with_quoted_line_breaks_is_read_whole(settings: dict[str, Any]) -> None:
+    rows, query = 40_000, "one line\n" * 30
+    lines = "".join(f'u{row},i1,pv,2024-05-01,"{query}"\n' for row in range(rows))
+    Path(settings["events"]).write_text("uid,sku,kind,at,words\n" + lines)
+    columns = {"user_id": "uid", "item_id": "sku", "behaviour": "kind", "timestamp": "at", "query": "words"}
+    events, rejects = read_all(open_source(FilesConfig.parse(settings | {"columns": columns})))
+    assert (events.num_rows, rejects.num_rows) == (rows, 0)
+    assert events["query"].unique().to_pylist() == [query]
+
+
+def test_csv_row_with_bytes_that_are_no_text_is_refused_alone(settings: dict[str, Any]) -> None:
+    Path(settings["events"]).write_bytes(
+        "uid,sku,kind,at,secs\nu1,i1,pv,2024-05-01,1\nJosé,i1,pv,2024-05-01,\n".encode("latin-1") + b"u2,i2,buy,2024-05-01,\n"
+    )
+    events, rejects = read_all(open_source(FilesConfig.parse(settings)))
+    assert events["user_id"].to_pylist() == ["u1", "u2"]
+    assert [(row["reason"], row["detail"]) for row in rejects.to_pylist()] == [("unreadable row", "Jos\ufffd,i1,pv,2024-05-01,")]
+
+
+def test_csv_words_that_elsewhere_mean_nothing_are_names_like_others(settings: dict[str, Any]) -> None:
+    Path(settings["items"]).write_text("sku,name,path,colour\nNA,null,NULL,nan\n")
+    Path(settings["events"]).write_text("uid,sku,kind,at,secs\nnull,NA,pv,2024-05-01,\n")
+    source = open_source(FilesConfig.parse(settings))
+    (item,) = source.items.to_pylist()
+    assert (item["item_id"], item["title"], item["category"], item["attributes"]) == ("NA", "null", "NULL", ["colour: nan"])
+    events, _ = read_all(source)
+    assert events.select(["user_id", "item_id", "dwell_s"]).to_pylist() == [{"user_id": "null", "item_id": "NA", "dwell_s": None}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_csv_files_with_a_header_alone_are_no_rows(settings: dict[str, Any], end: str) -> None:
+    for name, header in (("events", "uid,sku,kind,at,secs"), ("items", "sku,name,path,colour"), ("users", "id,town")):
+        Path(settings[name]).write_bytes((header + end).encode())
+    source = open_source(FilesConfig.parse(settings))
+    assert (source.items.num_rows, source.users.num_rows, source.rejects.num_rows) == (0, 0, 0)
+    assert read_all(source)[0].num_rows == 0
+
+
+def test_parquet_items_without_a_row_are_none(settings: dict[str, Any], tmp_path: Path) -> None:
+    nothing = pa.table({name: pa.array([], pa.string()) for name in ("sku", "name", "path", "colour")})
+    pq.write_table(nothing, tmp_path / "items.parquet")
+    assert open_source(FilesConfig.parse(settings | {"items": str(tmp_path / "items.parquet")})).items.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", b"", "Empty CSV file"),
+        ("items.csv", b"", "Empty CSV file"),
+        ("users.csv", b"", "Empty CSV file"),
+        ("items.csv", b"sku,name,path,colour,\xe9tat\n", "can't decode byte 0xe9"),
+        ("items.csv", b'sku,name,path,colour\ni1,"' + b"no end\n" * 2_500_000, "straddles two block boundaries"),
+        ("items.parquet", b"sku,name\n", "Parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_by_name(
+    settings: dict[str, Any], tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    changed = {"items": str(tmp_path / name)} if name.startswith("items") else {}
+    with pytest.raises(SourceError, match=f"{name}: cannot be read: .*{message}"):
+        open_source(FilesConfig.parse(settings | changed))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

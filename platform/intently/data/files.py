@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +64,7 @@ def open_files(config: FilesConfig) -> Source:
     """Files and a mapping → Source.
 
     Raises:
-        SourceError: a file is missing or is neither .parquet nor .csv, or a mapped column is not in it.
+        SourceError: a file is missing, cannot be read or is neither .parquet nor .csv, or a mapped column is not in it.
     """
     files = _expand(config.events)
     wanted = {"user_id", "item_id", "timestamp"} | ({"behaviour"} if config.behaviour is None else set())
@@ -130,20 +131,23 @@ def _read_time(values: pl.Series, unit: str) -> pl.Series:
     return values.to_frame("time").select(as_timestamp(pl.col("time"), unit))["time"]
 
 
-def _blocks(file: Path, columns: list[str], size: int) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """Blocks of a file, with the CSV rows that have the wrong number of fields."""
+def _blocks(file: Path, columns: Iterable[str], size: int) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    """Blocks of a file, with the CSV rows that have the wrong number of fields or bytes that are no UTF-8. Raises SourceError."""
     names = list(dict.fromkeys(columns))
-    if file.suffix == ".parquet":
-        for batch in pq.ParquetFile(file).iter_batches(size, columns=names):
-            yield _frame(pa.Table.from_batches([batch])), []
-        return
-    broken: list[str] = []
-    reader = _csv_reader(file, names, broken.append)
-    for batch in reader:
-        lost, broken[:] = list(broken), []
-        yield _frame(pa.Table.from_batches([batch])), lost
-    if broken:
-        yield _frame(pa.table({name: pa.array([], pa.string()) for name in names})), broken
+    with _named(file):
+        if file.suffix == ".parquet":
+            for batch in pq.ParquetFile(file).iter_batches(size, columns=names):
+                yield _frame(pa.Table.from_batches([batch])), []
+            return
+        if not _has_rows(file):
+            return
+        broken: list[str] = []
+        for batch in _csv_reader(file, names, broken.append):
+            rows, undecoded = _as_text(batch)
+            lost, broken[:] = broken + undecoded, []
+            yield _frame(rows), lost
+        if broken:
+            yield pl.DataFrame(schema=dict.fromkeys(names, pl.String)), broken
 
 
 def _csv_reader(file: Path, names: list[str], refuse: Callable[[str], None]) -> pc.CSVStreamingReader:
@@ -151,17 +155,45 @@ def _csv_reader(file: Path, names: list[str], refuse: Callable[[str], None]) -> 
         refuse(row.text or f"{row.actual_columns} fields instead of {row.expected_columns}")
         return "skip"
 
-    # Everything is read as text: one odd value must not decide the type of a column, or stop the file.
-    convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names, strings_can_be_null=True)
+    # Everything is read as bytes: one odd value must not decide the type of a column, or stop the file.
+    types = dict.fromkeys(names, pa.binary())
+    convert = pc.ConvertOptions(column_types=types, include_columns=names, strings_can_be_null=True, null_values=[""])
     read = pc.ReadOptions(use_threads=False, block_size=8 * 2**20)
-    return pc.open_csv(file, read, pc.ParseOptions(invalid_row_handler=skip), convert)
+    return pc.open_csv(file, read, pc.ParseOptions(newlines_in_values=True, invalid_row_handler=skip), convert)
+
+
+def _as_text(batch: pa.RecordBatch) -> tuple[pa.Table, list[str]]:
+    """Columns of bytes → (columns of text, the rows with bytes that are no UTF-8)."""
+    rows = pa.Table.from_batches([batch])
+    schema = pa.schema([(name, pa.string()) for name in rows.column_names])
+    try:
+        return rows.cast(schema), []
+    except pa.ArrowInvalid:
+        lines = [b",".join(value or b"" for value in row.values()) for row in rows.to_pylist()]
+        texts = [line.decode(errors="replace") for line in lines]
+        good = [text.encode() == line for text, line in zip(texts, lines, strict=True)]
+        lost = [text for text, is_good in zip(texts, good, strict=True) if not is_good]
+        return rows.filter(pa.array(good)).cast(schema), lost
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether a CSV file goes on behind its header."""
+    with file.open("rb") as content:
+        content.readline()
+        return bool(content.read(1))
+
+
+def _whole(file: Path, columns: Iterable[str], size: int) -> pl.DataFrame:
+    names = list(dict.fromkeys(columns))
+    blocks = [block for block, _ in _blocks(file, names, size)]
+    return pl.concat(blocks) if blocks else pl.DataFrame(schema=dict.fromkeys(names, pl.String))
 
 
 def _items(config: FilesConfig) -> tuple[pa.Table, pa.Table]:
     file = _single(config.items)
     columns = config.item_columns
     _require_columns(file, [*columns.values(), *config.attributes])
-    frame = pl.concat([block for block, _ in _blocks(file, [*columns.values(), *config.attributes], config.rows_per_block)])
+    frame = _whole(file, [*columns.values(), *config.attributes], config.rows_per_block)
     text = {name: pl.col(column).cast(pl.String) for name, column in columns.items()}
     names = text["categories"].str.split(config.category_separator) if "categories" in text else pl.lit([], pl.List(pl.String))
     category = text.get("category", names.list.last())
@@ -201,7 +233,7 @@ def _users(config: FilesConfig) -> pa.Table:
     file = _single(config.users)
     _require_columns(file, [config.user_id])
     columns = _columns(file)
-    frame = pl.concat([block for block, _ in _blocks(file, columns, config.rows_per_block)])
+    frame = _whole(file, columns, config.rows_per_block)
     facts = [pl.format(f"{name}: {{}}", pl.col(name).cast(pl.String)) for name in columns if name != config.user_id]
     users = frame.select(
         user_id=pl.col(config.user_id).cast(pl.String),
@@ -236,12 +268,22 @@ def _single(path: str) -> Path:
     return files[0]
 
 
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Tells the file with what goes wrong while it is read. Raises SourceError."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise SourceError(f"{file}: cannot be read: {error}") from error
+
+
 def _columns(file: Path) -> list[str]:
-    if file.suffix == ".parquet":
-        return list(pq.read_schema(file).names)
-    with file.open(encoding="utf-8-sig") as text:
-        header = text.readline().encode()
-    return list(pc.read_csv(pa.BufferReader(header)).column_names)
+    with _named(file):
+        if file.suffix == ".parquet":
+            return list(pq.read_schema(file).names)
+        with file.open("rb") as content:
+            header = content.readline().rstrip(b"\r\n")
+        return list(pc.read_csv(pa.BufferReader(header + b"\n")).column_names)
 
 
 def _require_columns(file: Path, columns: Iterable[str]) -> None:
