@@ -69,6 +69,16 @@ def test_amazon_2014_metadata_becomes_items(config: AmazonConfig) -> None:
     ]
 
 
+def test_amazon_metadata_line_of_an_item_that_stands_is_refused(config: AmazonConfig) -> None:
+    Path(config.metadata).unlink()
+    write_gz(Path(config.metadata), "{'asin': 'B1', 'title': 'Polish'}\n{'asin': 'B1', 'title': 'Again'}\n")
+    source = open_source(config)
+    assert source.items["title"].to_pylist() == ["Polish"]
+    assert source.rejects.to_pylist() == [
+        {"stage": "item", "row": "meta.json.gz:2", "reason": "duplicate item_id", "detail": "{'asin': 'B1', 'title': 'Again'}"}
+    ]
+
+
 def test_amazon_2018_and_2023_fields_are_read(tmp_path: Path) -> None:
     reviews = tmp_path / "reviews.jsonl"
     metadata = tmp_path / "meta.jsonl"

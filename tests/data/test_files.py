@@ -132,6 +132,20 @@ def test_csv_row_with_bytes_that_are_no_text_is_refused_alone(settings: dict[str
     assert [(row["reason"], row["detail"]) for row in rejects.to_pylist()] == [("unreadable row", "Jos\ufffd,i1,pv,2024-05-01,")]
 
 
+def test_users_and_items_that_are_left_out_are_refused_with_their_reason(settings: dict[str, Any]) -> None:
+    Path(settings["users"]).write_text("id,town\nu1,Oslo\nu1,Rome\n,Bonn\nu2,\nu3,Bern,3000\n")
+    Path(settings["items"]).write_text("sku,name,path,colour\ni1,Tent,Outdoor,\ni2,Lamp,Home,,1 of 2\n")
+    source = open_source(FilesConfig.parse(settings))
+    assert source.users["user_id"].to_pylist() == ["u1", "u2"]
+    assert source.items["item_id"].to_pylist() == ["i1"]
+    assert source.rejects.to_pylist() == [
+        {"stage": "item", "row": "items.csv: a row", "reason": "unreadable row", "detail": "i2,Lamp,Home,,1 of 2"},
+        {"stage": "user", "row": "users.csv:1", "reason": "duplicate user_id", "detail": "u1, town: Rome"},
+        {"stage": "user", "row": "users.csv:2", "reason": "missing user_id", "detail": "town: Bonn"},
+        {"stage": "user", "row": "users.csv: a row", "reason": "unreadable row", "detail": "u3,Bern,3000"},
+    ]
+
+
 def test_csv_words_that_elsewhere_mean_nothing_are_names_like_others(settings: dict[str, Any]) -> None:
     Path(settings["items"]).write_text("sku,name,path,colour\nNA,null,NULL,nan\n")
     Path(settings["events"]).write_text("uid,sku,kind,at,secs\nnull,NA,pv,2024-05-01,\n")

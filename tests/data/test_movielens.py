@@ -59,6 +59,23 @@ def test_movielens_broken_lines_are_refused_with_their_reason(config: MovieLensC
     assert source.rejects.to_pylist() == [{"stage": "item", "row": "movies.dat:3", "reason": "unreadable row", "detail": "broken line"}]
 
 
+def test_movielens_items_and_users_without_an_id_or_with_one_that_stands_are_refused(config: MovieLensConfig) -> None:
+    for name, text in (
+        ("movies", MOVIES + "661::Another (1999)::Drama\n::No id::Drama\n"),
+        ("users", "1::F::1::10::48067\n1::M::25::0::1\n"),
+    ):
+        (Path(config.path) / f"{name}.dat").write_bytes(text.encode("latin-1"))
+    source = open_source(config)
+    assert source.items["item_id"].to_pylist() == ["1193", "661"]
+    assert source.users["user_id"].to_pylist() == ["1"]
+    assert [tuple(row.values()) for row in source.rejects.to_pylist()] == [
+        ("item", "movies.dat:3", "unreadable row", "broken line"),
+        ("item", "movies.dat:4", "duplicate item_id", "661::Another (1999)::Drama"),
+        ("item", "movies.dat:5", "missing item_id", "::No id::Drama"),
+        ("user", "users.dat:2", "duplicate user_id", "1::M::25::0::1"),
+    ]
+
+
 def test_movielens_without_a_file_names_it(config: MovieLensConfig) -> None:
     (Path(config.path) / "users.dat").unlink()
     with pytest.raises(SourceError, match=r"users\.dat: no such file"):

@@ -108,10 +108,10 @@ def _read_items(path: Path, year: Year) -> tuple[pa.Table, pa.Table]:
         for number, line in enumerate(file, 1):
             entry = _parse(line.decode("utf-8", errors="replace"))
             item_id = entry.get("parent_asin" if year == "2023" else "asin") if entry else None
-            if entry and item_id:
-                rows.setdefault(str(item_id), _item(str(item_id), entry))
+            if entry and item_id and str(item_id) not in rows:
+                rows[str(item_id)] = _item(str(item_id), entry)
             else:
-                reason = "missing item_id" if entry else UNREADABLE
+                reason = UNREADABLE if not entry else "duplicate item_id" if item_id else "missing item_id"
                 detail = line[:DETAIL_CHARACTERS].decode("utf-8", errors="replace").strip()
                 rejects.append({"stage": "item", "row": f"{path.name}:{number}", "reason": reason, "detail": detail})
     return ITEM.from_rows(list(rows.values())), REJECT.from_rows(rejects)

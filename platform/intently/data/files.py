@@ -23,7 +23,7 @@ from pydantic import Field
 from intently.core.config import Config, operational
 from intently.core.errors import SourceError
 from intently.core.schema import ITEM, REJECT, USER, Behaviour
-from intently.data.raw import UNREADABLE, Source, as_timestamp, raw_block
+from intently.data.raw import DETAIL_CHARACTERS, UNREADABLE, Source, as_timestamp, missing_or_repeated, raw_block, without_refused
 
 EVENT_FIELDS = ("event_id", "user_id", "item_id", "behaviour", "timestamp", "value", "query", "dwell_s")
 ITEM_FIELDS = ("item_id", "title", "description", "category", "categories", "brand", "price")
@@ -73,8 +73,9 @@ def open_files(config: FilesConfig) -> Source:
     mapped = {name: column for name, column in config.columns.items() if name != "behaviour" or config.behaviour is None}
     for file in files:
         _require_columns(file, mapped.values())
-    items, rejects = _items(config)
-    return Source(items, _users(config), lambda: _events(files, mapped, config), rejects)
+    items, bad_items = _items(config)
+    users, bad_users = _users(config)
+    return Source(items, users, lambda: _events(files, mapped, config), pa.concat_tables([bad_items, bad_users]))
 
 
 def _events(files: list[Path], mapped: Mapping[str, str], config: FilesConfig) -> Iterator[pa.Table]:
@@ -183,24 +184,28 @@ def _has_rows(file: Path) -> bool:
         return bool(content.read(1))
 
 
-def _whole(file: Path, columns: Iterable[str], size: int) -> pl.DataFrame:
+def _whole(file: Path, columns: Iterable[str], stage: str, size: int) -> tuple[pl.DataFrame, pa.Table]:
+    """A file of items or users at once: its rows, and those that cannot be read as REJECT."""
     names = list(dict.fromkeys(columns))
-    blocks = [block for block, _ in _blocks(file, names, size)]
-    return pl.concat(blocks) if blocks else pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    blocks = list(_blocks(file, names, size))
+    rows = pl.concat([block for block, _ in blocks]) if blocks else pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    lost = [row[:DETAIL_CHARACTERS] for _, broken in blocks for row in broken]
+    rejects = [{"stage": stage, "row": f"{file.name}: a row", "reason": UNREADABLE, "detail": row} for row in lost]
+    return rows, REJECT.from_rows(rejects)
 
 
 def _items(config: FilesConfig) -> tuple[pa.Table, pa.Table]:
     file = _single(config.items)
     columns = config.item_columns
     _require_columns(file, [*columns.values(), *config.attributes])
-    frame = _whole(file, [*columns.values(), *config.attributes], config.rows_per_block)
+    frame, unreadable = _whole(file, [*columns.values(), *config.attributes], "item", config.rows_per_block)
     text = {name: pl.col(column).cast(pl.String) for name, column in columns.items()}
     names = text["categories"].str.split(config.category_separator) if "categories" in text else pl.lit([], pl.List(pl.String))
     category = text.get("category", names.list.last())
     nothing = pl.lit(None, pl.String)
     facts = [pl.format(f"{name}: {{}}", pl.col(name).cast(pl.String)) for name in config.attributes]
-    rows = frame.with_row_index("row").select(
-        "row",
+    rows = frame.select(
+        place=_places(file),
         item_id=text["item_id"],
         title=text["title"],
         description=text.get("description", nothing),
@@ -211,35 +216,36 @@ def _items(config: FilesConfig) -> tuple[pa.Table, pa.Table]:
         attributes=pl.concat_list(facts).list.drop_nulls() if facts else pl.lit([], pl.List(pl.String)),
         image=pl.lit(None, pl.Binary),
     )
-    reason = pl.coalesce(
-        pl.when(pl.col("item_id").replace("", None).is_null()).then(pl.lit("missing item_id")),
-        pl.when(pl.col("title").replace("", None).is_null()).then(pl.lit("missing title")),
-        pl.when(~pl.col("item_id").is_first_distinct()).then(pl.lit("duplicate item_id")),
-    )
-    judged = rows.with_columns(reason=reason)
-    bad = judged.filter(pl.col("reason").is_not_null()).select(
-        stage=pl.lit("item"),
-        row=pl.concat_str(pl.lit(f"{file.name}:"), "row"),
-        reason="reason",
+    untitled = pl.when(pl.col("title").replace("", None).is_null()).then(pl.lit("missing title"))
+    judged = rows.with_columns(
+        reason=pl.coalesce(missing_or_repeated("item_id"), untitled),
         detail=pl.concat_str("item_id", "title", separator=" ", ignore_nulls=True),
     )
-    good = judged.filter(pl.col("reason").is_null()).drop("row", "reason")
-    return ITEM.check(good.to_arrow()), REJECT.check(bad.to_arrow())
+    good, bad = without_refused(judged, "item")
+    return ITEM.check(good.to_arrow()), pa.concat_tables([bad, unreadable])
 
 
-def _users(config: FilesConfig) -> pa.Table:
+def _users(config: FilesConfig) -> tuple[pa.Table, pa.Table]:
     if config.users is None:
-        return USER.empty()
+        return USER.empty(), REJECT.empty()
     file = _single(config.users)
     _require_columns(file, [config.user_id])
     columns = _columns(file)
-    frame = _whole(file, columns, config.rows_per_block)
+    frame, unreadable = _whole(file, columns, "user", config.rows_per_block)
     facts = [pl.format(f"{name}: {{}}", pl.col(name).cast(pl.String)) for name in columns if name != config.user_id]
     users = frame.select(
+        place=_places(file),
         user_id=pl.col(config.user_id).cast(pl.String),
         attributes=pl.concat_list(facts).list.drop_nulls() if facts else pl.lit([], pl.List(pl.String)),
     )
-    return USER.check(users.drop_nulls("user_id").unique("user_id", keep="first", maintain_order=True).to_arrow())
+    told = pl.concat_list("user_id", "attributes").list.drop_nulls().list.join(", ")
+    judged = users.with_columns(reason=missing_or_repeated("user_id"), detail=told)
+    good, bad = without_refused(judged, "user")
+    return USER.check(good.to_arrow()), pa.concat_tables([bad, unreadable])
+
+
+def _places(file: Path) -> pl.Expr:
+    return pl.concat_str(pl.lit(f"{file.name}:"), pl.int_range(pl.len()))
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from intently.core.config import Config, operational
 from intently.core.errors import SourceError
-from intently.core.schema import ITEM, REJECT, USER, Behaviour
-from intently.data.raw import UNREADABLE, Source, as_timestamp, raw_block
+from intently.core.schema import ITEM, USER, Behaviour
+from intently.data.raw import UNREADABLE, Source, as_timestamp, missing_or_repeated, raw_block, without_refused
 
 AGES = {"1": "under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49", "50": "50-55", "56": "56 and older"}
 OCCUPATIONS = (
@@ -42,13 +42,13 @@ def source_files(config: MovieLensConfig) -> list[Path]:
 
 
 def open_movielens(config: MovieLensConfig) -> Source:
-    """A folder of .dat files → Source. A line with another number of fields is refused as unreadable."""
+    """A folder of .dat files → Source. A line with another number of fields is refused as unreadable. Raises SourceError."""
     ratings, movies, users = source_files(config)
     item_rows, bad_items = _read(movies, ("item_id", "title", "genres"), "item")
     user_rows, bad_users = _read(users, ("user_id", "gender", "age", "occupation", "zip"), "user")
     genres = pl.col("genres").str.split("|")
     year = pl.col("title").str.extract(r"\((\d{4})\)\s*$")
-    items = item_rows.unique("item_id", keep="first", maintain_order=True).select(
+    items = item_rows.select(
         "item_id",
         "title",
         category=genres.list.first().replace("", "unknown"),
@@ -65,14 +65,12 @@ def open_movielens(config: MovieLensConfig) -> Source:
         pl.format("age: {}", pl.col("age").replace_strict(AGES, default=None)),
         pl.format("occupation: {}", work),
     )
-    people = user_rows.unique("user_id", keep="first", maintain_order=True).select(
-        "user_id", attributes=pl.concat_list(facts).list.drop_nulls()
-    )
+    people = user_rows.select("user_id", attributes=pl.concat_list(facts).list.drop_nulls())
     return Source(
         items=ITEM.check(items.to_arrow()),
         users=USER.check(people.to_arrow()),
         events=lambda: _ratings(ratings, config.block_bytes),
-        rejects=REJECT.check(pa.concat_tables([bad_items, bad_users])),
+        rejects=pa.concat_tables([bad_items, bad_users]),
     )
 
 
@@ -93,12 +91,14 @@ def _ratings(path: Path, block_bytes: int) -> Iterator[pa.Table]:
 
 
 def _read(path: Path, names: tuple[str, ...], stage: str) -> tuple[pl.DataFrame, pa.Table]:
-    """A small .dat file whole: its good rows, and rejects."""
+    """A small .dat file whole: its good rows, and rejects. The first of the names is the key."""
     with path.open("rb") as file:
         rows = _split(file.readlines(), names, path.name, 1)
-    bad = rows.filter(pl.col("refused").is_not_null())
-    rejects = bad.select(stage=pl.lit(stage), row="place", reason="refused", detail="original")
-    return rows.join(bad, on="position", how="anti", maintain_order="left"), REJECT.check(rejects.to_arrow())
+    judged = rows.with_columns(
+        reason=pl.coalesce("refused", missing_or_repeated(names[0])),
+        detail=pl.coalesce("original", pl.concat_str(names, separator="::")),
+    )
+    return without_refused(judged, stage)
 
 
 def _split(lines: list[bytes], names: tuple[str, ...], filename: str, first: int) -> pl.DataFrame:

@@ -96,6 +96,21 @@ def rejects_of(bad: pl.DataFrame, stage: str) -> pa.Table:
     )
 
 
+def missing_or_repeated(key: str) -> pl.Expr:
+    """Why a row of items or users cannot be known by its key: 'missing …', or 'duplicate …' of all but the first; null where it can."""
+    repeated = pl.col(key).is_first_distinct().not_()
+    return pl.when(_absent(key)).then(pl.lit(f"missing {key}")).when(repeated).then(pl.lit(f"duplicate {key}"))
+
+
+def without_refused(rows: pl.DataFrame, stage: str) -> tuple[pl.DataFrame, pa.Table]:
+    """Rows of items or users with the columns `place`, `reason` and `detail` → (the good ones without these, REJECT rows of the others)."""
+    refused = pl.col("reason").is_not_null()
+    bad = rows.filter(refused).select(
+        stage=pl.lit(stage), row="place", reason="reason", detail=pl.col("detail").str.slice(0, DETAIL_CHARACTERS)
+    )
+    return rows.filter(~refused).drop("place", "reason", "detail"), REJECT.check(bad.to_arrow())
+
+
 def _refused_because(known_items: pl.Series, earliest: date, latest: date) -> pl.Expr:
     """The first reason to refuse a raw row, null where there is none."""
     timestamp, item, behaviour = pl.col("timestamp"), pl.col("item_id"), pl.col("behaviour")
