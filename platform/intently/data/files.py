@@ -60,6 +60,22 @@ def source_files(config: FilesConfig) -> list[Path]:
     return [file for files in named for file in files]
 
 
+def item_files(config: FilesConfig) -> list[Path]:
+    """The file that is read for the items alone. Raises SourceError when it is missing."""
+    return [_single(config.items)]
+
+
+def open_items(config: FilesConfig) -> Source:
+    """The items alone → Source without users and events, whose files need not be there.
+
+    Raises:
+        SourceError: the file is missing, cannot be read or is neither .parquet nor .csv, or a mapped column is not in it.
+    """
+    _require_mapping("item_columns", config.item_columns, {"item_id", "title"}, ITEM_FIELDS)
+    items, rejects = _items(config)
+    return Source(items, USER.empty(), lambda: iter(()), rejects)
+
+
 def open_files(config: FilesConfig) -> Source:
     """Files and a mapping → Source.
 

@@ -57,6 +57,24 @@ def open_source(config: SourceConfig) -> Source:
             return event_log.open_event_stream(config)
 
 
+def open_items(config: SourceConfig) -> Source:
+    """The source, opened for its items: of `files` neither log nor users are looked at, of other kinds all that they read.
+
+    Raises:
+        SourceError: a file or a column that the adapter needs is missing; the message names it.
+    """
+    return files.open_items(config) if isinstance(config, files.FilesConfig) else open_source(config)
+
+
+def items_fingerprint(config: SourceConfig) -> str:
+    """Like `fingerprint`, of what `open_items` reads.
+
+    Raises:
+        SourceError: a file is missing.
+    """
+    return _fingerprint(files.item_files(config)) if isinstance(config, files.FilesConfig) else fingerprint(config)
+
+
 def fingerprint(config: SourceConfig) -> str:
     """What the source's files are right now (path, size, modification time), as 12 hex digits; 'simulator' for the simulator.
 
