@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from intently.core.workspace import Artifact, Stage, Workspace, open_stage
+from intently.core.workspace import Stage, Workspace, open_stage
 from intently.data.shared_parquet import SharedParquetConfig
 from intently.data.sources import SimulatorSource
 from intently.retrieval.index import IndexConfig, VectorIndex, build_index
@@ -205,7 +205,7 @@ def search(folder: Path, built: Built) -> list[dict[str, Any]]:
     before, threads = resident(), os.environ["OMP_NUM_THREADS"]
     assert threads == "1", "latency is measured on one thread"
     stage = stage_of(Workspace.open(folder / "indexes"), built)
-    index = load_index(Artifact(stage.workspace, stage.name, stage.version))[0]
+    index = load_index(stage)[0]
     loaded = resident()
     asked, others = (users[:MEASURED] for users in queries(folder))
     exact = np.load(folder / f"truth-{built.size}.npy")[:MEASURED]

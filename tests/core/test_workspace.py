@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from intently.core.config import Config, operational
 from intently.core.errors import MissingArtifactError, SchemaError, WorkspaceError
 from intently.core.schema import EMBEDDING, REJECT, USER, Table
-from intently.core.workspace import LATEST, MANIFEST, Stage, Workspace, open_stage
+from intently.core.workspace import LATEST, MANIFEST, Artifact, Stage, Workspace, open_stage
 from pyarrow._fs import _MockFileSystem
 from pydantic import Field
 
@@ -205,13 +206,44 @@ def test_workspace_at_a_uri_holds_the_same_artifacts(tmp_path: Path) -> None:
     assert Workspace.open(tmp_path / "store").artifact("user").version == stage.version
 
 
-def test_workspace_at_an_object_store_downloads_what_is_fetched(tmp_path: Path) -> None:
+def test_workspace_at_an_object_store_downloads_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     remote = Workspace("mem://bucket", _MockFileSystem(), "bucket")
-    stage = open_stage(remote, f"index-{tmp_path.name}", None, {}, Settings())
+    stage = open_stage(remote, "index", None, {}, Settings())
     stage.put("index.bin", b"\x07")
     local = stage.finish().fetch("index.bin")
-    assert local.read_bytes() == b"\x07"
-    local.unlink()
+    assert local.read_bytes() == stage.fetch("index.bin").read_bytes() == b"\x07"
+
+
+def test_fetched_copies_of_one_version_are_those_of_their_own_workspace_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def build(workspace: Workspace, content: bytes) -> Artifact:
+        stage = open_stage(workspace, "towers", None, {}, Settings())
+        stage.put("weights.bin", content)
+        return stage.finish()
+
+    # Two buckets at two endpoints, and one that was built again: the settings, and with them the version, are the same.
+    staging, production = (Workspace(f"s3://bucket?endpoint={name}", _MockFileSystem(), "bucket") for name in ("staging", "production"))
+    built = [build(staging, b"1"), build(production, b"2")]
+    assert len({artifact.version for artifact in built}) == 1
+    first = built[0].fetch("weights.bin")
+    assert [artifact.fetch("weights.bin").read_bytes() for artifact in built] == [b"1", b"2"]
+    assert build(staging, b"3").fetch("weights.bin").read_bytes() == b"3"
+    assert built[0].fetch("weights.bin") == first, "what was downloaded is not downloaded again"
+
+
+def test_manifest_is_read_once_however_many_parts_are_read(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = user_stage(workspace)
+    for number in range(50):
+        stage.write(f"bucket-{number:05d}", users(f"u{number}"))
+    stage.finish()
+    reads, read_bytes = [], Workspace.read_bytes
+    monkeypatch.setattr(Workspace, "read_bytes", lambda self, path: reads.append(path) or read_bytes(self, path))
+    artifact = workspace.artifact("user")
+    assert artifact.read().num_rows == sum(rows.num_rows for _, rows in artifact.iter_parts()) == 50
+    assert artifact.manifest.rows == 50
+    assert [path.rpartition("/")[2] for path in reads] == [LATEST, MANIFEST]
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "file://elsewhere/x"])

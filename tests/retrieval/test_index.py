@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from intently.core.config import Config
 from intently.core.errors import ConfigError, SchemaError
-from intently.core.workspace import Artifact, Stage, Workspace, open_stage
+from intently.core.workspace import Stage, Workspace, open_stage
 from intently.retrieval import index as module
 from intently.retrieval.index import IndexConfig, build_index, recall_against_exact
 from intently.retrieval.index_files import IndexBuild, append_to_index, build_here, load_index
@@ -142,7 +142,7 @@ def test_append_keeps_rows_and_finds_new_items(kind: str, workspace: Workspace) 
     index = append_to_index(stage, base, embedding_table("item", IDS, VECTORS, "towers@1"))
     assert [shard.first for shard in index.shards] == ([0] if kind == "ivfpq" else [0, 400, 800])
     assert np.array_equal(index.vectors, VECTORS)
-    assert load_index(Artifact(workspace, "index", stage.version))[1].equals(IDS)
+    assert load_index(stage)[1].equals(IDS)
     assert index.search(VECTORS[[5, 750, 899]], 1)[1].ravel().tolist() == [5, 750, 899]
     assert recall_against_exact(index, QUERIES, 10) >= 0.95
     assert {name: Path(base.fetch(name)).read_bytes() for name in before} == before

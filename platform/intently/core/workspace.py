@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -132,6 +133,22 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(f"{path}: cannot be read: {error}") from error
 
+    def fetch(self, path: str, made: datetime) -> Path:
+        """A file as a local path: in place on a local workspace, else a copy that is downloaded once.
+
+        A version says what a file was made from, not what came out: copies are kept apart by workspace and by `made`, too.
+        """
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            return Path(path)
+        whose = hashlib.sha256(f"{self.root} {made.isoformat()}".encode()).hexdigest()[:12]
+        local = Path(tempfile.gettempdir()) / "intently" / whose / path.lstrip("/")
+        if not local.exists():
+            local.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = local.with_name(f".{local.name}.{uuid4().hex}")
+            unfinished.write_bytes(self.read_bytes(path))
+            unfinished.rename(local)
+        return local
+
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a file whole or not at all. Raises WorkspaceError."""
         self._write(path, lambda stream: stream.write(content))
@@ -170,9 +187,9 @@ class Artifact:
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
-        """The record that was written last."""
+        """The record that was written last; read once. Raises WorkspaceError."""
         path = self._path(MANIFEST)
         try:
             return Manifest.model_validate_json(self.workspace.read_bytes(path))
@@ -218,16 +235,8 @@ class Artifact:
             raise SchemaError(f"artifact {self.name}: version {self.version} was made from {name}@{found}, {name}@{version} is asked for")
 
     def fetch(self, filename: str) -> Path:
-        """A file of the artifact as a local path: in place on a local workspace, else a downloaded copy."""
-        if isinstance(self.workspace.filesystem, fs.LocalFileSystem):
-            return Path(self._path(filename))
-        local = Path(tempfile.gettempdir()) / "intently" / self.name / self.version / filename
-        if not local.exists():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = local.with_name(f".{local.name}.{uuid4().hex}")
-            unfinished.write_bytes(self.workspace.read_bytes(self._path(filename)))
-            unfinished.rename(local)
-        return local
+        """A file of the artifact as a local path. Raises WorkspaceError."""
+        return self.workspace.fetch(self._path(filename), self.manifest.ended)
 
     def _path(self, *parts: str) -> str:
         return self.workspace.path(self.name, self.version, *parts)
@@ -284,6 +293,10 @@ class Stage:
             self.workspace.write_bytes(self._path(filename), content)
         else:
             self.workspace.write_file(self._path(filename), content)
+
+    def fetch(self, filename: str) -> Path:
+        """A file that was put, as a local path; another run, which may put another one, does not see this run's copy."""
+        return self.workspace.fetch(self._path(filename), self.started)
 
     def finish(self, metrics: Mapping[str, float] | None = None, notes: Mapping[str, str] | None = None) -> Artifact:
         """Write the manifest and let LATEST name this version."""

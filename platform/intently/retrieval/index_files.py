@@ -73,12 +73,12 @@ class IndexBuild:
     @property
     def vectors(self) -> np.ndarray:
         """[I, D], mapped into memory."""
-        return np.load(self._fetch(VECTORS), mmap_mode="r")
+        return np.load(self.stage.fetch(VECTORS), mmap_mode="r")
 
     def build(self, name: str) -> int:
         """Build one shard; how many rows it has."""
         start, stop = self.config.spans(self.num_items)[self.shards.index(name)]
-        trained = faiss.read_index(str(self._fetch(TRAINED))) if self.kind == "ivfpq" else None
+        trained = faiss.read_index(str(self.stage.fetch(TRAINED))) if self.kind == "ivfpq" else None
         shard = build_shard(self.vectors[start:stop], start, self.kind, self.config, trained)
         self._put(_part(name, self.kind), shard.index)
         return stop - start
@@ -93,20 +93,17 @@ class IndexBuild:
         for name in [TRAINED, *(_part(name, "ivfpq") for name in self.shards)]:
             if self._there(name):
                 self.stage.workspace.filesystem.delete_file(self._path(name))
-        return load_index(Artifact(self.stage.workspace, self.stage.name, self.stage.version))[0]
+        return load_index(self.stage)[0]
 
     def _merge(self) -> None:
         parts = [_part(name, self.kind) for name in self.shards]
-        index = faiss.read_index(str(self._fetch(parts[0])))
+        index = faiss.read_index(str(self.stage.fetch(parts[0])))
         for part in parts[1:]:
-            index.merge_from(faiss.read_index(str(self._fetch(part))), 0)
+            index.merge_from(faiss.read_index(str(self.stage.fetch(part))), 0)
         self._put(MERGED, index)
 
     def _put(self, filename: str, index: faiss.Index) -> None:
         put_index(self.stage, filename, index)
-
-    def _fetch(self, filename: str) -> Path:
-        return Artifact(self.stage.workspace, self.stage.name, self.stage.version).fetch(filename)
 
     def _path(self, filename: str) -> str:
         return self.stage.workspace.path(self.stage.name, self.stage.version, filename)
@@ -140,8 +137,8 @@ def put_index(stage: Stage, filename: str, index: faiss.Index) -> None:
         stage.put(filename, path)
 
 
-def load_index(artifact: Artifact) -> tuple[VectorIndex, pa.Array]:
-    """The index and its item ids [I], mapped into memory rather than read."""
+def load_index(artifact: Artifact | Stage) -> tuple[VectorIndex, pa.Array]:
+    """The index and its item ids [I], mapped into memory rather than read; of a stage once all its files are put."""
     settings = json.loads(artifact.fetch(SETTINGS).read_bytes())
     config, kind = IndexConfig.parse(settings["config"]), settings["kind"]
     names = [f"shard-{number:05d}.faiss" for number in range(len(settings["firsts"]))]
@@ -205,7 +202,7 @@ def append_to_index(stage: Stage, base: Artifact, table: pa.Table) -> VectorInde
         put_index(stage, f"shard-{len(firsts):05d}.faiss", shard.index)
         firsts.append(start)
     put_settings(stage, index.kind, config, firsts)
-    return load_index(Artifact(stage.workspace, stage.name, stage.version))[0]
+    return load_index(stage)[0]
 
 
 def _part(name: str, kind: Kind) -> str:
