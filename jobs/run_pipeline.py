@@ -8,9 +8,7 @@ The config names a YAML for every stage; settings beside it override: --set stag
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -82,7 +80,7 @@ def resolve(config: PipelineConfig) -> dict[str, Config]:
     for job in JOBS:
         settings = dict(config.stages.get(job.name, {}))
         path = settings.pop("config", None)
-        resolved[job.name] = job.config.load(CONFIGS / job.name / path if path else None, list(_flatten(settings)))
+        resolved[job.name] = job.config.load(CONFIGS / job.name / str(path) if path else None, values=settings)
     return resolved
 
 
@@ -104,14 +102,6 @@ def describe_plan(job: Job, config: PipelineConfig, workspace: Workspace) -> str
         lines += [f"[{number}/{len(JOBS)}] {stage.name}", f"    reads:  {', '.join(stage.reads) or 'its source'}"]
         lines += [f"    writes: {p.name}@{p.version} ({'stands' if p.stands else 'to be written'})" for p in plan]
     return "\n".join(lines)
-
-
-def _flatten(settings: dict[str, object], prefix: str = "") -> Iterator[str]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(value)}"
 
 
 JOB = Job(name="run_pipeline", config=PipelineConfig, reads=(), writes={}, run=run)

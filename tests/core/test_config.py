@@ -49,6 +49,18 @@ def test_load_yaml_and_overrides_are_laid_over_the_defaults_in_that_order(tmp_pa
     assert (config.seed, config.source.num_users, config.names, config.resources.cpus) == (3, 9, {"a": 0.5}, 2.0)
 
 
+def test_load_values_are_laid_over_the_file_section_by_section_and_under_the_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 3\nbatch_size: 5\nsource:\n  kind: files\n  path: /data\n  batch_rows: 7\nnames: {a: 1.0}\nlayers:\n")
+    values = {"seed": 4, "source": {"path": "/other"}, "names": {"b.c": 2.0, "d=e": 3.0}, "layers": [{"num_users": 2}]}
+    config = Example.load(path, ["batch_size=6"], values)
+    assert (config.seed, config.batch_size, config.source) == (4, 6, Files(path="/other", batch_rows=7))
+    assert (config.names, config.layers) == ({"a": 1.0, "b.c": 2.0, "d=e": 3.0}, (Simulated(num_users=2),))
+    assert values["source"] == {"path": "/other"}, "what was given stays as it was"
+    with pytest.raises(ConfigError, match=r"source\.files\.bath = 1: unknown key"):
+        Example.load(path, values={"source": {"bath": 1}})
+
+
 def test_load_file_with_comments_only_gives_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("# nothing differs\n")

@@ -7,7 +7,7 @@ A field made with `operational(...)` (cores, batch sizes, concurrency) does not 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,16 +24,20 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     @classmethod
-    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Defaults, then the YAML file, then overrides such as `source.num_users=50` (values are YAML).
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Self:
+        """Defaults, then the YAML file, then values, then overrides.
 
+        Args:
+            path: the YAML file; None is none.
+            overrides: such as `source.num_users=50`; what stands behind the sign is YAML.
+            values: settings as a YAML file would hold them; a section of them is laid over the file's, key by key.
         Raises:
             ConfigError: names the field and the value that was refused, or the file that cannot be read.
         """
-        values = _read_yaml(Path(path)) if path is not None else {}
+        settings = _laid_over(_read_yaml(Path(path)) if path is not None else {}, values or {})
         for override in overrides:
-            _apply(values, override)
-        return cls.parse(values)
+            _apply(settings, override)
+        return cls.parse(settings)
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Self:
@@ -119,6 +123,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError("config", str(path), "must hold a mapping of field to value")
     return values
+
+
+def _laid_over(below: Any, above: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(below) if isinstance(below, Mapping) else {}
+    return kept | {key: _laid_over(kept.get(key), value) if isinstance(value, Mapping) else value for key, value in above.items()}
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
