@@ -1,10 +1,11 @@
-"""Appends new events to standing histories without touching them. Reads its source, history, item; writes history_day.
+"""Appends new events to standing histories without touching them. Reads its source, history, item, and the
+history_day before; writes history_day.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/ingest_day.py \\
     --config jobs/configs/ingest_day/demo.yaml --workspace /shared/workspace
 
 The new events lie beside the old buckets; build_splits merges them when it reads (see data/days.py for the rules). A killed run starts
-again with the buckets that are not written, and a day that stands is not appended twice.
+again with the buckets that are not written. A day that is in the list already is not appended twice, and no later one leaves it.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ def run(config: IngestDayConfig, workspace: Workspace) -> Artifact:
 
 
 def append_day(stage: Stage, open_events: Callable[[], Source], resources: Resources, name: str) -> Artifact:
-    """Write a day that follows the standing history.
+    """Write a day that follows the standing history and its days; the standing day where the same events are among them already.
 
     Args:
-        stage: of `history_day`.
+        stage: of `history_day`; the day before is one of its inputs, so that LATEST only moves on to longer lists.
         open_events: opens the new events; their items are those of the standing catalogue.
         resources: what one worker needs.
         name: of the job, for progress.
@@ -51,7 +52,10 @@ def append_day(stage: Stage, open_events: Callable[[], Source], resources: Resou
     if stage.finished:
         return stage.reuse()
     workspace = stage.workspace
-    before = open_histories(workspace)
+    before = open_histories(workspace, stage.inputs)
+    listed = next((day for day in reversed(before.days) if stage.repeats(day)), None)
+    if listed:
+        return listed
     rules = HistoryConfig.parse(before.base.manifest.config["histories"])
     source = open_events()
     known = workspace.artifact("item").read(columns=["item_id"])
@@ -72,6 +76,7 @@ JOB = Job(
     writes={"history_day": HISTORY},
     run=run,
     fingerprint=lambda config: fingerprint(config.source),
+    optional=("history_day",),
 )
 
 if __name__ == "__main__":

@@ -181,6 +181,20 @@ def test_execute_of_a_job_with_one_of_two_artifacts_standing_runs_it(workspace: 
     assert workspace.artifact("other").manifest.rows == 0
 
 
+def test_artifact_that_its_job_also_reads_grows_and_the_others_do_not_depend_on_it(workspace: Workspace) -> None:
+    job = Job(
+        "grow", Settings, (), {"user": USER, "other": USER}, lambda config, workspace: _write_both(job, workspace, config), None, ("user",)
+    )
+    first, other = (job.stage(workspace, name, Settings()) for name in job.writes)
+    standing = first.finish()
+    grown = job.stage(workspace, "user", Settings())
+    assert (first.inputs, grown.inputs) == ({}, {"user": first.version})
+    assert job.stage(workspace, "other", Settings()).version == other.version
+    assert [planned.version for planned in job.plan(workspace, Settings(), {})] == [grown.version, other.version]
+    assert grown.repeats(standing)
+    assert not job.stage(workspace, "user", Settings(names=("zoe",))).repeats(standing)
+
+
 def _write_both(job: Job, workspace: Workspace, config: Settings) -> Artifact:
     artifacts = [job.stage(workspace, name, config).finish() for name in job.writes]
     return artifacts[0]

@@ -37,7 +37,8 @@ class Job:
         writes: artifact name → table (None for files); the first is what `run` returns.
         run: does the work.
         fingerprint: says what lies outside the workspace (source files), for the version; None where nothing does.
-        optional: artifacts that it reads where they stand; one that does not leaves the version as if it were not named.
+        optional: artifacts that it reads where they stand; one that does not leaves the version as if it were not named. One that it
+            also writes grows: the new version of it, and of nothing else, depends on the standing one.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Job:
             MissingArtifactError: an input does not stand.
         """
         inputs = {read: workspace.artifact(read).version for read in self.reads}
-        return open_stage(workspace, name, self.writes[name], inputs | self._standing(workspace) | self._sources(config), config)
+        return open_stage(workspace, name, self.writes[name], inputs | self._standing(workspace, name) | self._sources(config), config)
 
     def execute(self, config: Config, workspace: Workspace) -> Artifact:
         """Run, unless everything that it would write stands already; then later stages read what stands.
@@ -71,15 +72,16 @@ class Job:
 
     def plan(self, workspace: Workspace, config: Config, versions: Mapping[str, str]) -> list[Planned]:
         """What a run would write, given the versions (name → version) of its inputs, without running anything."""
-        inputs = {read: versions[read] for read in self.reads} | self._standing(workspace) | self._sources(config)
+        inputs = {read: versions[read] for read in self.reads} | self._sources(config)
         planned = []
         for name, table in self.writes.items():
-            version = version_of(name, table, inputs, config.identity())
+            version = version_of(name, table, inputs | self._standing(workspace, name), config.identity())
             planned.append(Planned(name, version, workspace.stands(name, version)))
         return planned
 
-    def _standing(self, workspace: Workspace) -> dict[str, str]:
-        versions = {name: workspace.latest_version(name) for name in self.optional}
+    def _standing(self, workspace: Workspace, written: str) -> dict[str, str]:
+        others = self.writes.keys() - {written}
+        versions = {name: workspace.latest_version(name) for name in self.optional if name not in others}
         return {name: version for name, version in versions.items() if version}
 
     def _sources(self, config: Config) -> dict[str, str]:

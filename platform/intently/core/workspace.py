@@ -269,6 +269,11 @@ class Stage:
         """Whether this very version stands already."""
         return self.workspace.stands(self.name, self.version)
 
+    def repeats(self, standing: Artifact) -> bool:
+        """Whether a version of the same artifact has this stage's inputs and settings, whatever earlier version either grew from."""
+        manifest, itself = standing.manifest, {self.name: ""}
+        return (manifest.inputs | itself, manifest.config) == (dict(self.inputs) | itself, self.config)
+
     def pending(self, parts: Iterable[str]) -> list[str]:
         """Those of the parts that are not written yet, in the given order."""
         written = set(self.workspace.list_files(self._path()))

@@ -1,8 +1,9 @@
 """Days that are appended to histories: new events lie beside the old buckets, and are merged where a bucket is read.
 
 Appending writes a HISTORY artifact `history_day` that holds the new events alone, in the buckets of the `history` that it extends;
-no old part is read or written, so a day costs what the day holds. `days.json` in it lists every day so far, oldest first. Whoever
-reads through `open_histories` sees the whole: base and days of a bucket, by user and time.
+no old part is read or written, so a day costs what the day holds. `days.json` in it lists every day so far, oldest first. The day before
+is an input of each, so a list follows from its day's version and never changes. Whoever reads through `open_histories` sees the whole:
+base and days of a bucket, by user and time.
 
 Rules. An event whose id its user has already is a duplicate: what arrived first stays, whatever its time, since what is written is
 never rewritten; duplicates and late events (older than one that arrived before) are counted where they are merged. Events at
@@ -93,8 +94,7 @@ def open_histories(workspace: Workspace, versions: Mapping[str, str] | None = No
 
 def list_days(stage: Stage, before: Histories) -> None:
     """Put the list of days into the stage of a new one; call it before `Stage.finish`."""
-    earlier = [day.version for day in before.days if day.version != stage.version]
-    listed = {"history": before.base.version, "days": [*earlier, stage.version]}
+    listed = {"history": before.base.version, "days": [*(day.version for day in before.days), stage.version]}
     stage.put(DAYS, json.dumps(listed).encode())
 
 
