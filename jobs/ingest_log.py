@@ -1,17 +1,20 @@
-"""Turns the service's event log into Event rows, and appends them to histories. Reads its source, history, item; writes event, history_day.
+"""Turns the service's event log into Event rows, and appends them to histories. Reads its source, history, item, and the event and
+history_day before; writes event, history_day.
 
 ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- python jobs/ingest_log.py \\
     --config jobs/configs/ingest_log/demo.yaml --workspace /shared/workspace
 
-Event holds every event that the service acknowledged, once; lines that cannot be read and repeats are in its Reject rows. The same events
-go to histories by the rules of ingest_day, which refuse what names an item that the catalogue does not have. Run it again at any time: what
-was appended before is not appended twice. `source.first` and `source.last` keep a daily run to the days that are new; of a Redis stream
-`source.keep_days` lets the job drop what came in longer ago, once it stands in the tables.
+Event holds every event that the service acknowledged, once: a run copies what stands, and adds what its log has beyond that. Lines of
+its log that cannot be read, and repeats in it, are in its Reject rows. The same events go to histories by the rules of ingest_day, which
+refuse what names an item that the catalogue does not have. Run it again at any time: what was appended before is not appended twice.
+With `source.first` and `source.last` a daily run reads only the days that are new; of a Redis stream `source.keep_days` lets the job drop
+what came in longer ago, once it stands in the tables.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,18 +51,31 @@ def run(config: IngestLogConfig, workspace: Workspace) -> Artifact:
 
 
 def _write_events(stage: Stage, source: Source, rules: HistoryConfig) -> Artifact:
+    """What stands, and the log's events that do not; a log that was read before leaves it as it is."""
     if stage.finished:
         return stage.reuse()
+    grown_from = stage.inputs.get("event")
+    standing = stage.workspace.artifact("event", grown_from) if grown_from else None
+    if standing and stage.repeats(standing):
+        return standing
+    stage.clear()  # of other blocks, where rows_per_block was another
+    parts = (f"part-{number:05d}" for number in count())
+    for _, rows in standing.iter_parts() if standing else ():
+        if rows.num_rows:
+            stage.write(next(parts), rows)
+    known = (standing.read(columns=["event_id"]) if standing else EVENT.empty())["event_id"]
     seen = pa.array([], pa.string())
-    for block, raw in enumerate(source.events()):
+    for raw in source.events():
         # As it was logged: whether the catalogue has the item is for histories to judge.
         events, refused = validate(raw, pc.unique(raw["item_id"]), rules.earliest, rules.latest)
         fresh, repeated = refuse_repeated(events, seen)
+        seen = pa.concat_arrays([seen, fresh["event_id"].combine_chunks()])
         rejects = pa.concat_tables([refused, repeated])
         rejects = rejects.set_column(0, "stage", pa.repeat(pa.scalar(stage.name), rejects.num_rows))
-        stage.write(f"part-{block:05d}", fresh, rejects)
-        seen = pa.concat_arrays([seen, fresh["event_id"].combine_chunks()])
-    return stage.finish()
+        new = fresh.filter(pc.invert(pc.is_in(fresh["event_id"], value_set=known)))
+        if new.num_rows or rejects.num_rows:
+            stage.write(next(parts), new, rejects)
+    return stage.finish({"events_that_stood": len(known), "events_read": len(seen)})
 
 
 JOB = Job(
@@ -69,6 +85,7 @@ JOB = Job(
     writes={"event": EVENT, "history_day": HISTORY},
     run=run,
     fingerprint=lambda config: fingerprint(config.source),
+    optional=("event", "history_day"),
 )
 
 if __name__ == "__main__":

@@ -120,6 +120,17 @@ def test_pending_ignores_a_part_that_a_killed_writer_left_half_done(workspace: W
     assert stage.finish().manifest.files == ["part-00000.parquet"]
 
 
+def test_clear_deletes_what_a_killed_run_left_and_nothing_where_none_ran(workspace: Workspace) -> None:
+    stage = user_stage(workspace)
+    stage.clear()
+    stage.write("part-00001", users("a"), rejects("no id"))
+    stage.clear()
+    stage.write("part-00000", users("b"))
+    artifact = stage.finish()
+    assert artifact.read()["user_id"].to_pylist() == ["b"]
+    assert (artifact.manifest.files, artifact.manifest.rejects) == (["part-00000.parquet"], 0)
+
+
 def test_reuse_moves_latest_back_to_a_standing_version(workspace: Workspace) -> None:
     old, new = user_stage(workspace, seed=1), user_stage(workspace, seed=2)
     for stage in (old, new):

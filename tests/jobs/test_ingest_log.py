@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import date
 from pathlib import Path
 
 import ingest_events
 import ingest_log
+import pyarrow as pa
 import pytest
 import redis
 from intently.core.errors import ConfigError
 from intently.core.workspace import Workspace
 from intently.data.days import open_histories
 from intently.data.histories import DUPLICATE
-from intently.data.raw import UNREADABLE
+from intently.data.raw import UNREADABLE, validate
+from intently.data.sources import open_source
 
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_world import free_port
@@ -41,8 +44,16 @@ def event(event_id: str, user_id: str, item_id: str, **changes: object) -> bytes
     return json.dumps(told | changes).encode()
 
 
-def ingest(folder: Path, workspace: Workspace) -> None:
-    ingest_log.JOB.execute(ingest_log.IngestLogConfig.parse({"source": {"kind": "event_log", "folder": str(folder)}}), workspace)
+def log_config(folder: Path, **settings: object) -> ingest_log.IngestLogConfig:
+    return ingest_log.IngestLogConfig.parse({"source": {"kind": "event_log", "folder": str(folder), **settings}})
+
+
+def ingest(folder: Path, workspace: Workspace, **settings: object) -> None:
+    ingest_log.JOB.execute(log_config(folder, **settings), workspace)
+
+
+def stored(workspace: Workspace) -> list[str]:
+    return workspace.artifact("event").read()["event_id"].to_pylist()
 
 
 def ids_of(workspace: Workspace, user_id: str) -> list[str]:
@@ -77,9 +88,46 @@ def test_log_that_grew_is_appended_once(standing: Workspace, tmp_path: Path) -> 
     ingest(tmp_path, standing)
     file.write_bytes(file.read_bytes() + event("n2", user, item, timestamp="2026-02-01T09:00:00.5Z") + b"\n")
     ingest(tmp_path, standing)
+    versions = [standing.latest_version(name) for name in ("event", "history_day")]
     ingest(tmp_path, standing)
+    assert [standing.latest_version(name) for name in ("event", "history_day")] == versions, "there was nothing to do"
     assert ids_of(standing, user) == [*before, "n1", "n2"]
-    assert standing.artifact("event").manifest.rows == 2
+    assert stored(standing) == ["n1", "n2"]
+    assert standing.artifact("event").manifest.rejects == 0, "what stands already is no repeat in the log"
+
+
+def test_log_that_is_read_day_by_day_becomes_one_table_of_all_days(standing: Workspace, tmp_path: Path) -> None:
+    item = standing.artifact("item").read()["item_id"][0].as_py()
+    days = {
+        "2026-02-01": [event("n1", "u", item), b"torn"],
+        "2026-02-02": [event("n2", "u", item), event("n1", "u", item)],
+        "2026-02-03": [b"torn"],
+    }
+    for day, lines in days.items():
+        (tmp_path / f"events-{day}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    for day, reasons in zip(days, ({UNREADABLE: 1}, {}, {UNREADABLE: 1}), strict=True):
+        ingest(tmp_path, standing, first=day, last=day)
+        assert standing.artifact("event").manifest.reject_reasons == reasons
+    assert stored(standing) == ["n1", "n2"]
+    ingest(tmp_path, standing)
+    assert stored(standing) == ["n1", "n2"]
+    assert standing.artifact("event").manifest.reject_reasons == {UNREADABLE: 2, DUPLICATE: 1}
+    assert ids_of(standing, "u") == ["n1", "n2"]
+
+
+def test_log_whose_run_was_killed_is_read_in_larger_blocks_and_every_event_is_there_once(standing: Workspace, tmp_path: Path) -> None:
+    item = standing.artifact("item").read()["item_id"][0].as_py()
+    lines = [event(f"n{number}", "u", item) for number in range(6)]
+    (tmp_path / "events-2026-02-01.jsonl").write_bytes(b"\n".join([*lines, b"torn", lines[0]]) + b"\n")
+    config = log_config(tmp_path, rows_per_block=2)
+    stage = ingest_log.JOB.stage(standing, "event", config)
+    for block, raw in enumerate(open_source(config.source).events()):
+        events, refused = validate(raw, pa.array([item]), date(2026, 1, 1), date(2027, 1, 1))
+        stage.write(f"part-{block:05d}", events, refused)
+    ingest(tmp_path, standing, rows_per_block=100)
+    assert standing.artifact("event").version == stage.version
+    assert stored(standing) == [f"n{number}" for number in range(6)]
+    assert standing.artifact("event").manifest.reject_reasons == {UNREADABLE: 1, DUPLICATE: 1}
 
 
 def test_stream_keeps_only_its_last_days_once_all_of_it_stands_in_the_tables(standing: Workspace, tmp_path: Path) -> None:
@@ -97,6 +145,7 @@ def test_stream_keeps_only_its_last_days_once_all_of_it_stands_in_the_tables(sta
             assert [json.loads(fields[b"event"])["event_id"] for _, fields in client.xrange("intently:events")] == ["late"]
             client.xadd("intently:events", {"event": event("new", user, item, timestamp="2026-02-02T08:00:00Z")})
             ingest_log.JOB.execute(config, standing)
+            assert stored(standing) == ["old", "late", "new"], "also what the stream has no longer"
     finally:
         server.stop()
     assert ids_of(standing, user) == [*before, "old", "late", "new"]

@@ -299,6 +299,14 @@ class Stage:
         else:
             self.workspace.write_file(self._path(filename), content)
 
+    def clear(self) -> None:
+        """Delete what a killed run left, where the parts of this one may be others. Raises WorkspaceError."""
+        assert not self.finished, f"{self.name}@{self.version} is finished"
+        try:
+            self.workspace.filesystem.delete_dir_contents(self._path(), missing_dir_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"{self._path()}: cannot be cleared: {error}") from error
+
     def fetch(self, filename: str) -> Path:
         """A file that was put, as a local path; another run, which may put another one, does not see this run's copy."""
         return self.workspace.fetch(self._path(filename), self.started)
