@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import lmdb
 from intently.core.config import Config
 from intently.core.errors import ConfigError, WorkspaceError
 from intently.core.workspace import Artifact
@@ -101,7 +102,7 @@ class Reasons:
                 missing = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self._remembered]
                 if missing:
                     self._remembered.update(zip(missing, self._store.records(self._version, missing), strict=True))
-            except WorkspaceError:
+            except (WorkspaceError, lmdb.Error):
                 failed, missing = True, [item_id for item_id in item_ids if item_id not in self._remembered]
             reasons = [_choose(self._remembered.get(item_id, {}), wanted) for item_id in item_ids]
             self._keep_latest(item_ids)

@@ -12,13 +12,14 @@ import asyncio
 import gc
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pyarrow as pa
-from intently.core.errors import IntentlyError, MissingArtifactError
+from intently.core.errors import MissingArtifactError
 from intently.core.workspace import Workspace
 from intently.data import days
 from intently.retrieval import retriever
@@ -27,8 +28,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from serve.models import Reload, ReloadOutcome
 from serve.state import GENERATOR, TABLES, State
 
+logger = logging.getLogger("serve")
+
 IN_USE = "serving/versions.json"
 ARTIFACTS = tuple(dict.fromkeys((*TABLES, *retriever.READS)))
+BEHIND = (ReloadOutcome.FAILED, ReloadOutcome.WAITING)
 # artifact → what it was made from and must be served with. Edges to `item` are left out: everything names items by id, and the
 # catalogue may grow; so are fusion's to item_vector and tag_vector, and the towers' to tag: new items and tags get vectors from standing
 # towers every day. History_train is the one that the
@@ -117,7 +121,7 @@ class Reloader:
         """Add the figures of reloading to a replica's metrics."""
         self._num_outcomes = Counter("intently_reloads_total", "Looks that found newer tables.", ["replica", "outcome"], registry=registry)
         behind = Gauge("intently_tables_behind", "1 while newer tables stand that are not served.", ["replica"], registry=registry)
-        behind.labels(replica).set_function(lambda: float(self.last.outcome in (ReloadOutcome.FAILED, ReloadOutcome.WAITING)))
+        behind.labels(replica).set_function(lambda: float(self.last.outcome in BEHIND))
         self._replica = replica
 
     async def watch(self) -> None:
@@ -134,15 +138,20 @@ class Reloader:
         """
         async with self._lock:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._thread, self._look, again)
+            # An error is an answer here: whatever is wrong with the new tables, the old ones are served, and the next look comes.
+            (found,) = await asyncio.gather(loop.run_in_executor(self._thread, self._look, again), return_exceptions=True)
             if found is None:
                 return self.last
+            if isinstance(found, BaseException):
+                found = ReloadOutcome.FAILED, f"{type(found).__name__}: {found}", None
             outcome, detail, state = found
             if state is not None:
                 self._swap(state)
                 self._state = state
                 del found, state
                 await loop.run_in_executor(self._thread, pa.default_memory_pool().release_unused)
+            if outcome in BEHIND and (outcome, detail) != (self.last.outcome, self.last.detail):
+                logger.warning("newer tables are not served: %s: %s", outcome.value, detail)
             self.last = Reload(outcome=outcome, detail=detail, at=datetime.now(UTC), versions=self._state.versions)
             if outcome is not ReloadOutcome.CURRENT and self._num_outcomes is not None:
                 self._num_outcomes.labels(self._replica, outcome.value).inc()
@@ -154,24 +163,18 @@ class Reloader:
 
     def _look(self, again: bool) -> tuple[ReloadOutcome, str, State | None] | None:
         """What came of one look; None if it met the set that was refused before."""
-        wanted: Mapping[str, str] = {}
-        try:
-            wanted = newest_versions(self._workspace)
-            if wanted == self._state.versions:
-                return ReloadOutcome.CURRENT, "the newest tables are in use", None
-            if wanted == self._refused and not again:
-                return None
-            apart = disagreements(self._workspace, wanted)
-            if apart:
-                self._refused = wanted
-                return ReloadOutcome.WAITING, "; ".join(apart), None
-            with undisturbed():
-                state = self._load(wanted)
-            self._workspace.write_bytes(self._workspace.path(IN_USE), json.dumps(state.versions).encode())
-        except (IntentlyError, OSError, ValueError, LookupError, RuntimeError, pa.ArrowException) as error:
-            # Whatever is wrong with the new tables, the old ones answer.
-            self._refused = wanted
-            return ReloadOutcome.FAILED, f"{type(error).__name__}: {error}", None
+        wanted = newest_versions(self._workspace)
+        if wanted == self._state.versions:
+            return ReloadOutcome.CURRENT, "the newest tables are in use", None
+        if wanted == self._refused and not again:
+            return None
+        self._refused = wanted
+        apart = disagreements(self._workspace, wanted)
+        if apart:
+            return ReloadOutcome.WAITING, "; ".join(apart), None
+        with undisturbed():
+            state = self._load(wanted)
+        self._workspace.write_bytes(self._workspace.path(IN_USE), json.dumps(state.versions).encode())
         return ReloadOutcome.LOADED, "newer tables are in use", state
 
 

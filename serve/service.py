@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import cached_property
 
-from intently.core.errors import ConfigError, WorkspaceError
 from intently.core.workspace import Workspace
 from redis import asyncio as aio
 
@@ -82,34 +81,39 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow the event store and the workspace while the block runs."""
-        tasks = [asyncio.create_task(self._follow_events()), asyncio.create_task(self.reloader.watch())]
+        # Each by itself: a key that was revoked must not count on because the event store is away.
+        ways = (self._keep("keys", self._follow_keys), self._keep("sessions", self._follow_events), self.reloader.watch())
+        tasks = [asyncio.create_task(way) for way in ways]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks)
+            # What ended a task is no reason to leave the rest open.
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.reloader.close()
             await self.events.close()
             if self._redis is not None:
                 await self._redis.aclose()
             self.telemetry.tracing.close()
 
-    async def _follow_events(self) -> None:
+    async def _keep(self, what: str, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow again and again; what goes wrong is logged once, until it goes well again."""
         away = False
         while True:
-            try:
-                await self.events.catch_up()
-                if self.keys is not None:
-                    self.keys.refresh()
-                self.sessions.forget_old()
-                away = False
-            except (WorkspaceError, ConfigError) as error:
-                if not away:
-                    logger.warning("sessions and keys stay as they were: %s", error)
-                away = True
+            (error,) = await asyncio.gather(follow(), return_exceptions=True)
+            if error is not None and not away:
+                logger.warning("%s stay as they were: %s: %s", what, type(error).__name__, error)
+            away = error is not None
             await asyncio.sleep(self.config.session.follow_s)
+
+    async def _follow_events(self) -> None:
+        self.sessions.forget_old()
+        await self.events.catch_up()
+
+    async def _follow_keys(self) -> None:
+        if self.keys is not None:
+            self.keys.refresh()
 
     def _load(self, versions: Mapping[str, str]) -> State:
         return State.load(self._workspace, self.config.reasons, versions)

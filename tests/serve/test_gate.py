@@ -14,14 +14,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from intently.core.errors import ConfigError
+from intently.core.errors import ConfigError, WorkspaceError
 from intently.core.workspace import Workspace
 
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_world import free_port
 from serve.app import require_loopback
 from serve.auth import ApiKey, Keys, make_key
-from serve.events import read_events
+from serve.events import EventLog, FileStore, read_events
 from serve.limits import Limiter
 from serve.service import Service
 from serve.settings import AccessConfig, RedisConfig
@@ -126,6 +126,48 @@ def test_keys_file_that_changes_counts_without_a_restart(tmp_path: Path) -> None
     assert keys.find(first) is None and keys.find(second) is not None
 
 
+@pytest.mark.parametrize("error", [WorkspaceError("redis: cannot be read"), TypeError("of somewhere"), None])
+def test_keys_that_are_revoked_stop_counting_while_the_event_store_is_away(
+    served: Workspace, tmp_path: Path, error: Exception | None
+) -> None:
+    class Away(FileStore):
+        """A store that nothing can be read from, or that hangs."""
+
+        async def catch_up(self) -> None:
+            if error is None:
+                await asyncio.Event().wait()
+            raise error
+
+    async def run() -> None:
+        path = tmp_path / "keys.json"
+        sent = keys_file(path, shop={"scopes": ["read"]})["shop"]
+        service = Service.open(config(served, tmp_path / "log", access={"keys_file": str(path)}), "r")
+        service.events = Away(EventLog(tmp_path / "log", 1), service.sessions.add)
+        async with calling(service) as client:
+            assert (await client.get("/v1/users/ada/tags", headers=sent)).status_code == 200
+            keys_file(path, other={"scopes": ["read"]})
+            async with asyncio.timeout(10):
+                while (await client.get("/v1/users/ada/tags", headers=sent)).status_code != 401:
+                    await asyncio.sleep(0.01)  # the follower's turn
+
+    asyncio.run(run())
+
+
+def test_replica_that_ends_closes_everything_whatever_ended_its_tasks(served: Workspace, tmp_path: Path) -> None:
+    async def end() -> None:
+        raise RuntimeError("of somewhere")
+
+    async def run() -> None:
+        service = Service.open(config(served, tmp_path / "log"), "r")
+        service.reloader.watch = end
+        async with service.running():
+            await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await service.events.catch_up()
+
+    asyncio.run(run())
+
+
 def test_keys_errors_and_entries_show_nothing_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, entry = make_key("shop", ("read",), 10.0, 10)
     assert key not in repr(entry) and key not in entry.model_dump_json()
@@ -166,6 +208,23 @@ def test_limits_of_two_replicas_are_one_bucket_in_redis_and_shares_without_it(tm
         assert await granted(shared) == [20, 20]
         await client.aclose()
         assert await granted([Limiter(2, None, "t"), Limiter(2, None, "t")]) == [20, 20]
+
+    asyncio.run(run())
+
+
+def test_limits_requests_that_come_together_share_the_lots_that_they_take(tmp_path: Path) -> None:
+    key = ApiKey(name="shop", sha256="0" * 64, scopes=("read",), requests_per_s=100, burst=200)
+
+    async def run() -> None:
+        server = RedisServer(tmp_path, free_port())
+        client = connect(RedisConfig(url=server.url))
+        limiter = Limiter(1, client, "t")
+        assert await asyncio.gather(*(limiter.wait_s(key) for _ in range(100))) == [0.0] * 100
+        slow = key.model_copy(update={"sha256": "1" * 64, "requests_per_s": 0.001, "burst": 40})
+        waits = await asyncio.gather(*(limiter.wait_s(slow) for _ in range(100)))
+        assert waits.count(0.0) == 40 and 990 < min(wait for wait in waits if wait) <= 1000
+        await client.aclose()
+        server.stop()
 
     asyncio.run(run())
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from intently.core.errors import SchemaError
+from intently.core.errors import SchemaError, WorkspaceError
 from intently.core.workspace import Artifact, Stage
 from intently.retrieval.catalogue import Vocabulary, hash_words, number_items
 from intently.retrieval.interactions import Interactions, rows_of
@@ -139,10 +140,17 @@ def put_towers(stage: Stage, towers: Towers, config: TrainingConfig, data: Tower
 
 
 def load_towers(artifact: Artifact) -> TrainedTowers:
-    """Read the `towers` artifact."""
+    """Read the `towers` artifact.
+
+    Raises:
+        WorkspaceError: the weights are not whole.
+    """
     settings = json.loads(artifact.fetch(SETTINGS).read_bytes())
     config, sizes = TrainingConfig.parse(settings["config"]), Sizes.parse(settings["sizes"])
-    state = load_file(artifact.fetch(WEIGHTS))
+    try:
+        state = load_file(artifact.fetch(WEIGHTS))
+    except SafetensorError as error:
+        raise WorkspaceError(f"{artifact}: {WEIGHTS} cannot be read: {error}") from error
     item, user, tag = ItemTower(config.towers, sizes), UserTower(config.towers, sizes), TagTower(config.towers)
     for name, tower in (("item", item), ("user", user), ("tag", tag)):
         tower.load_state_dict({key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")})
