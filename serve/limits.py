@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class _Lot:
     until: float
 
 
+@dataclass
+class _Refusal:
+    at: float
+    until: float
+
+
 class Limiter:
     """Says whether a request of a key may pass. For one event loop."""
 
@@ -64,21 +71,34 @@ class Limiter:
         self._take = redis.register_script(TAKE) if redis is not None else None
         self._buckets: dict[str, _Bucket] = {}
         self._lots: dict[str, _Lot] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._taking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._away_until = 0.0
 
     async def wait_s(self, key: ApiKey) -> float:
         """0 if the request may pass now, else how many seconds to wait before the next try."""
+        if self._take is None:
+            return self._local(key)
+        came = time.monotonic()
+        # Of requests that come together one takes a lot; the others, which waited for it, share it, or its refusal.
+        async with self._taking[key.sha256]:
+            return await self._shared(key, self._take, came)
+
+    async def _shared(self, key: ApiKey, take: Any, came: float) -> float:
         now = time.monotonic()
-        if self._take is None or now < self._away_until:
+        if now < self._away_until:
             return self._local(key)
         lot = self._lots.get(key.sha256)
         if lot is not None and lot.tokens > 0 and now < lot.until:
             lot.tokens -= 1
             return 0.0
+        refusal = self._refusals.get(key.sha256)
+        if refusal is not None and came <= refusal.at and now < refusal.until:
+            return refusal.until - now
         wanted = max(1, min(key.burst, int(key.requests_per_s / LOTS_PER_S)))
         try:
             async with asyncio.timeout(PATIENCE_S):
-                answer = await self._take(keys=[f"{self._prefix}:limit:{key.sha256[:16]}"], args=[key.requests_per_s, key.burst, wanted])
+                answer = await take(keys=[f"{self._prefix}:limit:{key.sha256[:16]}"], args=[key.requests_per_s, key.burst, wanted])
         except (RedisError, TimeoutError):
             self._away_until = time.monotonic() + AWAY_S
             return self._local(key)
@@ -86,7 +106,9 @@ class Limiter:
         if granted:
             self._lots[key.sha256] = _Lot(int(granted) - 1, now + LOT_LIFE_S)
             return 0.0
-        return max(float(wait), 0.001)
+        seconds, told = max(float(wait), 0.001), time.monotonic()
+        self._refusals[key.sha256] = _Refusal(told, told + seconds)
+        return seconds
 
     def _local(self, key: ApiKey) -> float:
         rate, burst = key.requests_per_s / self._replicas, max(1.0, key.burst / self._replicas)
