@@ -63,9 +63,19 @@ class Client:
         """The reasons for a user's recommended items. Raises ServiceError."""
         return self._get(f"/v1/users/{quote(user_id, safe='')}/explanations", {"k": k})
 
-    def send(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Store events; one without an `event_id` gets one. After an error send the same ones again. Raises ServiceError."""
-        return self._post("/v1/events", [{"event_id": uuid4().hex} | dict(event) for event in events])
+    def send(self, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Store events.
+
+        Args:
+            events: an `event_id` is put into each that has none, so that after an error the same list can be sent again: whatever of it
+                was stored the first time is not stored twice.
+        Raises:
+            ServiceError: the service refused them.
+            httpx.TransportError: no answer came; they may be stored.
+        """
+        for event in events:
+            event.setdefault("event_id", uuid4().hex)
+        return self._post("/v1/events", events)
 
     def close(self) -> None:
         """Close the connection."""

@@ -51,6 +51,15 @@ def test_client_gives_up_after_its_retries_with_what_the_service_said() -> None:
     assert len(server.bodies) == 2
 
 
+def test_client_events_that_are_sent_again_after_an_error_have_the_same_ids() -> None:
+    server, events = Busy(refusals=1), [{"user_id": "u", "item_id": "i", "behaviour": "cart"}]
+    with listening(server.app) as address, Client(address, retries=0) as client:
+        with pytest.raises(ServiceError):
+            client.send(events)
+        client.send(events)
+    assert server.bodies[0] == server.bodies[1] and server.bodies[0][0]["event_id"]
+
+
 def test_client_connection_that_cannot_be_made_is_tried_again_and_then_raised() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
