@@ -26,7 +26,7 @@ class Asked:
     Attributes:
         k: most items.
         beta: weight of the user vector, 0 to 1; None for the one that the sweep chose.
-        filter_seen: leave out what the user touched before.
+        filter_seen: leave out what the user has taken, and what they touched since the towers' training.
         strategy: who finds the items.
     """
 
@@ -50,15 +50,15 @@ class Recommender:
     async def for_user(self, user_id: str, asked: Asked, session: Sequence[SessionEvent] = ()) -> list[Recommendation]:
         """Items for a user, the events of the session taken into account.
 
-        A user whom the towers know is searched for with the vector that stands, or with a new one after the session's events; anybody
-        else is answered by history and session alone.
+        A user whom the towers know is searched for with the vector that stands, or with a new one after what came since the towers'
+        training; anybody else is answered by history and session alone.
         """
         state = self.state
         acts, disliked = state.session_acts(user_id, session)
         known = state.retriever.knows(user_id)
         with self._telemetry.stage("retrieve"):
             if asked.strategy is Strategy.GENERATIVE:
-                candidates = await self._generated(*state.histories.items(user_id, state.histories.length(user_id)), acts, asked, disliked)
+                candidates = await self._generated(*state.all_acts(user_id, session), asked)
             elif known and not acts:
                 candidates = await self._stored(user_id, asked, disliked)
             elif known:
@@ -72,15 +72,15 @@ class Recommender:
                     user_id=user_id,
                 )
             else:
-                item_ids, behaviours = state.histories.items(user_id, LONGEST_HISTORY)
+                whole, unwanted = state.all_acts(user_id, session, LONGEST_HISTORY)
                 candidates = state.retriever.retrieve_history(
-                    [*item_ids, *(item for item, _ in acts)],
-                    [*behaviours, *(behaviour for _, behaviour in acts)],
+                    [item for item, _ in whole],
+                    [behaviour for _, behaviour in whole],
                     asked.k,
                     beta=asked.beta,
                     tags=state.tags.column(user_id, "tag"),
                     filter_seen=asked.filter_seen,
-                    exclude=disliked,
+                    exclude=unwanted,
                 )
         with self._telemetry.stage("explain"):
             about = state.about(user_id)
@@ -101,7 +101,7 @@ class Recommender:
             raise refuse(422, "no-known-item", "history", ", ".join(item_ids), "the catalogue has none of these items")
         with self._telemetry.stage("retrieve"):
             if asked.strategy is Strategy.GENERATIVE:
-                candidates = await self._generated([], [], known, asked, ())
+                candidates = await self._generated(known, (), asked)
             else:
                 items, acts = zip(*known, strict=True)
                 candidates = self.state.retriever.retrieve_history(
@@ -110,11 +110,9 @@ class Recommender:
         with self._telemetry.stage("explain"):
             return self._explained(candidates, "generative" if asked.strategy is Strategy.GENERATIVE else "history", (), {})
 
-    async def _generated(
-        self, item_ids: Sequence[str], behaviours: Sequence[str], acts: Sequence[tuple[str, str]], asked: Asked, disliked: Sequence[str]
-    ) -> pa.Table:
-        """What the generator writes after a history and a session; the event loop goes on meanwhile."""
-        items, kinds = [*item_ids, *(item for item, _ in acts)], [*behaviours, *(behaviour for _, behaviour in acts)]
+    async def _generated(self, acts: Sequence[tuple[str, str]], disliked: Sequence[str], asked: Asked) -> pa.Table:
+        """What the generator writes after a history; the event loop goes on meanwhile."""
+        items, kinds = [item for item, _ in acts], [behaviour for _, behaviour in acts]
         return await asyncio.to_thread(self.state.generated, items, kinds, asked.k, asked.filter_seen, disliked)
 
     async def _stored(self, user_id: str, asked: Asked, disliked: Sequence[str]) -> pa.Table:

@@ -44,7 +44,7 @@ Beta = Annotated[
     float | None,
     Query(ge=0, le=1, allow_inf_nan=False, description="weight of the user vector against the tag vector; the swept one if left out"),
 ]
-FilterSeen = Annotated[bool, Query(description="leave out items of the user's history")]
+FilterSeen = Annotated[bool, Query(description="leave out what the user has taken, and what they touched since the training")]
 
 
 def _form(body: Any) -> str:

@@ -17,6 +17,8 @@ from serve.settings import SessionConfig
 
 DISLIKED_STARS = 2.0
 """A rating of so many stars, or fewer, is no reason for more of the same."""
+LINE = {"event_id": str, "user_id": str, "item_id": str | None, "query": str | None, "value": float | int | None}
+"""What a line of the log holds; behaviour and times are checked where they are read."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,14 @@ class SessionEvent:
     value: float | None
 
     @property
-    def is_dislike(self) -> bool:
-        """Whether it says that the item is not wanted."""
-        return self.behaviour == Behaviour.RATING and self.value is not None and self.value <= DISLIKED_STARS
+    def is_impression(self) -> bool:
+        """Whether the item was merely shown: nothing that the person did."""
+        return self.behaviour == Behaviour.IMPRESSION
+
+
+def is_dislike(behaviour: str, value: float | None) -> bool:
+    """Whether an event says that its item is not wanted."""
+    return behaviour == Behaviour.RATING and value is not None and value <= DISLIKED_STARS
 
 
 class Sessions:
@@ -68,7 +75,10 @@ class Sessions:
                 continue
             known = self._of.get(event.user_id, ())
             if all(event.event_id != other.event_id for other in known):
-                recent = sorted((*known, event), key=lambda one: one.timestamp)[-self._config.max_events :]
+                recent = sorted((*known, event), key=lambda one: one.timestamp)
+                alike = [one for one in recent if one.is_impression == event.is_impression]
+                if len(alike) > self._config.max_events:
+                    recent.remove(alike[0])
                 self._of[event.user_id] = tuple(recent)
                 self._of.move_to_end(event.user_id)
         while len(self._of) > self._config.max_users:
@@ -89,6 +99,8 @@ class Sessions:
 
 def _event_of(line: dict) -> SessionEvent | None:
     """None for a line that the service did not write."""
+    if not all(isinstance(line.get(name), kinds) for name, kinds in LINE.items()):
+        return None
     try:
         times = {name: datetime.fromisoformat(line[name]) for name in ("timestamp", "received")}
         if any(moment.tzinfo is None for moment in times.values()):

@@ -58,7 +58,7 @@ class SessionConfig(Config):
     follow_s: float = Field(0.5, gt=0, description="seconds between looks at what other replicas stored")
     hours: float = Field(24.0, gt=0, description="how long an event counts after it came in")
     max_users: int = Field(100_000, ge=1, description="most users remembered; who was quiet longest is forgotten first")
-    max_events: int = Field(50, ge=1, description="most events of one user; the newest stay")
+    max_events: int = Field(50, ge=1, description="most events of one user, and as many impressions beside them; the newest stay")
 
 
 class AccessConfig(Config):

@@ -15,10 +15,11 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from intently.core.schema import INTEREST_NODE
+from intently.core.schema import HISTORY, INTEREST_NODE, Behaviour
 from intently.core.workspace import Artifact, Workspace
+from intently.data.days import ARTIFACT as DAY
 from intently.data.days import Histories as StandingHistories
-from intently.data.days import open_histories
+from intently.data.days import merge_days, open_histories
 from intently.retrieval.retriever import TowerRetriever
 
 from serve.models import (
@@ -37,7 +38,7 @@ from serve.models import (
     Users,
 )
 from serve.reasons import Reasons, ReasonsConfig
-from serve.session import SessionEvent
+from serve.session import SessionEvent, is_dislike
 
 if TYPE_CHECKING:
     from intently.generative.generator import TrainedGenerator
@@ -51,6 +52,9 @@ TREES = "interest_node"
 TABLES = ("history", "item", "user", "chunk", "user_interest", "tag", "explanation_store")
 MOST_REMEMBERED = 50_000
 """Users of whom a replica remembers what the tables say."""
+
+Told = tuple[str, str, float | None]
+"""What an event tells of an item: item id, behaviour, value."""
 
 
 class Grouped:
@@ -145,11 +149,14 @@ class Histories:
         """How many events a user has."""
         return len(self._values(user_id, "event_ids"))
 
-    def items(self, user_id: str, last: int) -> tuple[list[str], list[str]]:
-        """The user's `last` item-bearing events as (item ids, behaviours), oldest first."""
-        item_ids, behaviours = self._values(user_id, "item_ids"), self._values(user_id, "behaviours")
-        bearing = item_ids.is_valid()
-        return item_ids.filter(bearing)[-last:].to_pylist(), behaviours.filter(bearing)[-last:].to_pylist()
+    def told(self, user_id: str, last: int | None = None) -> list[Told]:
+        """The user's `last` item-bearing events, or all of them, oldest first."""
+        if user_id not in self._row:
+            return []
+        start = None if last is None else -last
+        columns = [self._values(user_id, name) for name in ("item_ids", "behaviours", "values")]
+        bearing = columns[0].is_valid()
+        return list(zip(*(column.filter(bearing)[start:].to_pylist() for column in columns), strict=True))
 
     def beyond(self, user_id: str, session: Sequence[SessionEvent]) -> list[SessionEvent]:
         """Those events of a session that the user's history does not have yet."""
@@ -234,10 +241,17 @@ class About:
 
 @dataclass(frozen=True)
 class State:
-    """Everything a request reads, from one set of artifact versions."""
+    """Everything a request reads, from one set of artifact versions.
+
+    Attributes:
+        histories: all events, those of all days included.
+        users: all users, those with mined interests first.
+        later: the events of the days that were appended after the split that the towers were trained on: no vector stands for them.
+    """
 
     catalogue: Catalogue
     histories: Histories
+    later: Histories
     attributes: Grouped
     chunks: Grouped
     interests: Grouped
@@ -246,6 +260,7 @@ class State:
     retriever: TowerRetriever
     versions: dict[str, str]
     trees: Grouped
+    users: tuple[str, ...]
     generator: TrainedGenerator | None = None
     remembered: dict[str, About] = field(default_factory=dict, repr=False, compare=False)
 
@@ -265,20 +280,24 @@ class State:
         artifacts: dict[str, Artifact] = {name: workspace.artifact(name, wanted.get(name)) for name in TABLES}
         retriever = TowerRetriever.load(workspace, versions)
         written = wanted.get(GENERATOR) if versions else workspace.latest_version(GENERATOR)
-        histories = open_histories(workspace, versions)
+        standing = open_histories(workspace, versions)
+        histories = Histories(pa.concat_tables([rows for _, rows in standing.iter_parts()]))
+        interests = Grouped(artifacts["user_interest"].read(), "user_id", ["chunk", "rank"])
         return cls(
             catalogue=Catalogue(artifacts["item"].read()),
-            histories=Histories(pa.concat_tables([rows for _, rows in histories.iter_parts()])),
+            histories=histories,
+            later=Histories(_later_events(workspace, standing, retriever.versions["history_train"])),
             attributes=Grouped(artifacts["user"].read(), "user_id"),
             chunks=Grouped(artifacts["chunk"].read(columns=["user_id", "chunk", "start", "end"]), "user_id", ["chunk"]),
-            interests=Grouped(artifacts["user_interest"].read(), "user_id", ["chunk", "rank"]),
+            interests=interests,
             tags=Grouped(artifacts["tag"].read(), "user_id", ["rank"]),
             reasons=Reasons.open(artifacts["explanation_store"], reasons or ReasonsConfig()),
             retriever=retriever,
             versions=dict(versions)
             if versions
-            else _versions(artifacts.values(), histories) | dict(retriever.versions) | ({GENERATOR: written} if written else {}),
+            else _versions(artifacts.values(), standing) | dict(retriever.versions) | ({GENERATOR: written} if written else {}),
             trees=Grouped(_trees_of(workspace, artifacts["user_interest"]), "user_id", ["chunk", "sample"]),
+            users=tuple(sorted(histories.user_ids(), key=lambda user_id: user_id not in interests)),
             generator=_load_generator(workspace, written) if written else None,
         )
 
@@ -291,17 +310,23 @@ class State:
         return self.remembered[user_id]
 
     def session_acts(self, user_id: str, session: Sequence[SessionEvent]) -> tuple[list[tuple[str, str]], list[str]]:
-        """What a session's events say beyond the tables, of items of the catalogue.
+        """What a user did since the split that the towers were trained on: in the days appended after it, then in the session.
 
         Returns:
-            (item id, behaviour) of what was wanted, oldest first, and the items that were not.
+            (item id, behaviour) of what was wanted, oldest first, and the items that were not; items of the catalogue alone.
         """
-        if not session:
-            return [], []
-        fresh = [(event, event.item_id) for event in self.histories.beyond(user_id, session)]
-        known = [(event, item_id) for event, item_id in fresh if item_id is not None and item_id in self.catalogue]
-        disliked = [item_id for event, item_id in known if event.is_dislike]
-        return [(item_id, event.behaviour) for event, item_id in known if item_id not in disliked], disliked
+        return self._acts(self.later.told(user_id), user_id, session)
+
+    def all_acts(self, user_id: str, session: Sequence[SessionEvent], last: int | None = None) -> tuple[list[tuple[str, str]], list[str]]:
+        """The same of the user's `last` events in the tables, or all of them, then of the session."""
+        return self._acts(self.histories.told(user_id, last), user_id, session)
+
+    def _acts(self, told: Sequence[Told], user_id: str, session: Sequence[SessionEvent]) -> tuple[list[tuple[str, str]], list[str]]:
+        fresh = [(event.item_id, event.behaviour, event.value) for event in self.histories.beyond(user_id, session)]
+        known = [one for one in (*told, *fresh) if one[0] in self.catalogue]
+        disliked = dict.fromkeys(item_id for item_id, behaviour, value in known if is_dislike(behaviour, value))
+        wanted = [(item_id, behaviour) for item_id, behaviour, _ in known if item_id not in disliked and behaviour != Behaviour.IMPRESSION]
+        return wanted, list(disliked)
 
     def generated(self, item_ids: Sequence[str], behaviours: Sequence[str], k: int, filter_seen: bool, exclude: Sequence[str]) -> pa.Table:
         """What the generator writes after a history, as CANDIDATE rows; what was not taken counts as not seen."""
@@ -363,7 +388,6 @@ class State:
 
     def some_users(self, limit: int) -> Users:
         """`limit` users, those with mined interests first."""
-        ordered = sorted(self.histories.user_ids(), key=lambda user_id: user_id not in self.interests)[:limit]
         cards = [
             UserCard(
                 user_id=user_id,
@@ -371,9 +395,17 @@ class State:
                 num_events=self.histories.length(user_id),
                 num_interests=len(set(self.interests.column(user_id, "interest"))),
             )
-            for user_id in ordered
+            for user_id in self.users[:limit]
         ]
         return Users(total=len(self.histories), users=cards)
+
+
+def _later_events(workspace: Workspace, histories: StandingHistories, split: str) -> pa.Table:
+    """HISTORY rows of the days behind the last one that a version of history_train was split from."""
+    last = workspace.artifact("history_train", split).manifest.inputs.get(DAY)
+    versions = [day.version for day in histories.days]
+    start = versions.index(last) + 1 if last in versions else 0
+    return merge_days(HISTORY.empty(), [day.read() for day in histories.days[start:]]).history
 
 
 def _trees_of(workspace: Workspace, interests: Artifact) -> pa.Table:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import weakref
 from pathlib import Path
 
+import httpx
 import pytest
 from intently.core.config import Config
-from intently.core.schema import ITEM, METRIC, TAG
+from intently.core.schema import HISTORY, ITEM, METRIC, TAG
 from intently.core.workspace import Workspace, open_stage
+from intently.data.days import list_days, open_histories
+from intently.retrieval.towers import TowerConfig
+from intently.retrieval.training import TrainingConfig
 
-from benchmarks.serving_world import write_explanations
-from serve.reload import disagreements, name_of, newest_versions, versions_to_start_with
+from benchmarks.serving_world import write_explanations, write_untrained_towers
+from serve.logs import LogConfig
+from serve.reload import Reloader, disagreements, name_of, newest_versions, versions_to_start_with
 from serve.service import Service
 from serve.settings import ServeConfig
 from serve.state import State
 from tests.serve.calling import calling, config
-from tests.serve.conftest import rows_of_items, rows_of_tags
+from tests.serve.conftest import history, rows_of_items, rows_of_tags
 
 PATH = "/v1/users/ada/recommendations"
 
@@ -40,6 +46,19 @@ def write_fusion(workspace: Workspace, beta: float, **inputs: str) -> str:
     stage = open_stage(workspace, "fusion", METRIC, inputs, Sweep(beta=beta))
     stage.write("part-00000", METRIC.empty())
     return stage.finish(metrics={"beta": beta}, notes={"pooling": "mean"}).version
+
+
+def append_day(workspace: Workspace, edition: int, rows: list[dict]) -> str:
+    """As ingest does; HISTORY rows of what came in."""
+    stage = open_stage(workspace, "history_day", HISTORY, {"history": workspace.artifact("history").version}, Sweep(beta=edition))
+    stage.write("part-00000", HISTORY.from_rows(rows))
+    list_days(stage, open_histories(workspace))
+    return stage.finish().version
+
+
+async def listed(client: httpx.AsyncClient, user_id: str = "ada", **query: object) -> list[str]:
+    answer = await client.get(f"/v1/users/{user_id}/recommendations", params={"k": 100} | query)
+    return [one["item"]["item_id"] for one in answer.raise_for_status().json()["items"]]
 
 
 def settings(workspace: Workspace, tmp_path: Path, **more: object) -> ServeConfig:
@@ -172,5 +191,103 @@ def test_reload_swaps_reasons_with_the_tables(moving: Workspace, tmp_path: Path)
             assert (await client.post("/v1/admin/reload")).json()["outcome"] == "loaded"
             items = (await client.get(PATH)).json()["items"]
             assert {one["reason"]["text"] for one in items} <= {row["text"] for row in rows}
+
+    asyncio.run(run())
+
+
+BOUGHT = [
+    {"event_id": "s1", "user_id": "ada", "item_id": "i03", "behaviour": "purchase"},
+    {"event_id": "s2", "user_id": "ada", "item_id": "i06", "behaviour": "rating", "value": 1},
+]
+
+
+def day_of(user_id: str) -> list[dict]:
+    """BOUGHT as a day holds it."""
+    return [history(user_id, [(400, "i03", "purchase"), (401, "i06", "rating")]) | {"event_ids": ["s1", "s2"], "values": [None, 1.0]}]
+
+
+def test_day_that_is_appended_changes_no_answer_for_its_events(moving: Workspace, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with calling(Service.open(settings(moving, tmp_path), "r")) as client:
+            before = await listed(client)
+            await client.post("/v1/events", json=BOUGHT)
+            in_session = (await client.get(PATH)).json()["items"]
+            assert set(before) - set(await listed(client)) == {"i03", "i06"}
+            append_day(moving, 1, day_of("ada"))
+            assert (await client.post("/v1/admin/reload")).json()["outcome"] == "loaded"
+            assert not any(event["session"] for event in (await client.get("/v1/users/ada/history")).json()["events"])
+            assert (await client.get(PATH)).json()["items"] == in_session
+            await client.post("/v1/events", json={"event_id": "s3", "user_id": "ada", "item_id": "i10", "behaviour": "cart"})
+            assert set(before) - set(await listed(client)) == {"i03", "i06", "i10"}
+            assert "i06" not in await listed(client, filter_seen=False)
+
+    asyncio.run(run())
+
+
+def test_day_that_the_towers_were_split_from_is_no_later_one(moving: Workspace) -> None:
+    first = append_day(moving, 1, day_of("ada"))
+    made_from = {"history": moving.artifact("history").version, "history_day": first}
+    train = open_stage(moving, "history_train", HISTORY, made_from, Sweep(beta=1))
+    train.write("part-00000", moving.artifact("history_train").read())
+    train.finish()
+    assert State.load(moving).session_acts("ada", ()) == ([], [])
+    append_day(moving, 2, [history("ada", [(500, "i10", "cart")]) | {"event_ids": ["s3"]}])
+    assert State.load(moving).session_acts("ada", ()) == ([("i10", "cart")], [])
+
+
+def test_somebody_new_whose_dislike_is_in_the_tables_is_not_shown_it(moving: Workspace) -> None:
+    append_day(moving, 1, day_of("zoe"))
+    state = State.load(moving)
+    assert state.all_acts("zoe", ()) == ([("i03", "purchase")], ["i06"])
+
+
+def test_reload_of_weights_that_are_cut_short_is_logged_once_and_the_next_set_is_used(moving: Workspace, tmp_path: Path) -> None:
+    log = tmp_path / "lines.jsonl"
+
+    async def run() -> None:
+        service = Service.open(settings(moving, tmp_path).model_copy(update={"log": LogConfig(file=str(log))}), "r")
+        async with calling(service):
+            write_untrained_towers(moving, TrainingConfig(towers=TowerConfig(dim=8, hidden=16, dropout=0.2)), beta=0.7)
+            weights = moving.artifact("towers").fetch("weights.safetensors")
+            whole = weights.read_bytes()
+            weights.write_bytes(whole[:100])
+            told = [await service.reloader.check(again=True) for _ in range(3)]
+            assert {one.outcome for one in told} == {"failed"} and "weights.safetensors cannot be read" in told[0].detail
+            weights.write_bytes(whole)
+            write_fusion(moving, 0.9, towers="of-another-run")
+            assert [(await service.reloader.check()).outcome for _ in range(3)] == ["waiting"] * 3
+            write_fusion(moving, 0.8)
+            assert (await service.reloader.check()).outcome == "loaded"
+
+    asyncio.run(run())
+    messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    assert [message.split(": ")[1] for message in messages] == ["failed", "waiting"]
+
+
+def test_watch_goes_on_after_an_error_that_nobody_foresaw(moving: Workspace) -> None:
+    class UnforeseenError(Exception):
+        """Of some library."""
+
+    async def run() -> None:
+        state, tries = State.load(moving), list[object]()
+
+        def load(versions: object) -> State:
+            tries.append(versions)
+            if len(tries) == 1:
+                raise UnforeseenError("of a library")
+            return State.load(moving)
+
+        reloader = Reloader(moving, load, state, lambda _: None, watch_s=0.01)
+        write_fusion(moving, 0.9)
+        watching = asyncio.create_task(reloader.watch())
+        while reloader.last.outcome != "failed" and not watching.done():
+            await asyncio.sleep(0)
+        assert reloader.last.detail == "UnforeseenError: of a library"
+        write_fusion(moving, 0.8)
+        while reloader.last.outcome != "loaded" and not watching.done():
+            await asyncio.sleep(0)
+        assert not watching.done()
+        watching.cancel()
+        reloader.close()
 
     asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.serve.calling import calling, config
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
 
 
-def line(event_id: str, user_id: str = "ada", minutes_ago: float = 0, **changes: object) -> dict:
+def line(event_id: object, user_id: object = "ada", minutes_ago: float = 0, **changes: object) -> dict:
     moment = (NOW - timedelta(minutes=minutes_ago)).isoformat()
     event = {"event_id": event_id, "user_id": user_id, "item_id": "i03", "behaviour": "cart", "timestamp": moment, "received": moment}
     return event | {"query": None, "value": None, "dwell_s": None, "request_id": None} | changes
@@ -56,6 +57,14 @@ def test_sessions_keep_the_newest_events_and_the_latest_users() -> None:
     assert [user for user in ("ada", "bob", "cyd") if user in remembered] == ["ada", "cyd"]
 
 
+def test_sessions_keep_impressions_beside_what_was_done_not_in_its_place() -> None:
+    remembered = sessions(max_events=2)
+    remembered.add([line("bought", minutes_ago=9), *(line(f"shown {n}", minutes_ago=8 - n, behaviour="impression") for n in range(4))])
+    assert ids(remembered) == ["bought", "shown 2", "shown 3"]
+    remembered.add([line("cart"), line("favourite")])
+    assert ids(remembered) == ["shown 2", "shown 3", "cart", "favourite"]
+
+
 def test_sessions_forget_what_came_in_too_long_ago() -> None:
     remembered = sessions(hours=1)
     remembered.add([line("old", minutes_ago=61), line("new", minutes_ago=59)])
@@ -69,8 +78,10 @@ def test_sessions_forget_what_came_in_too_long_ago() -> None:
 
 def test_sessions_pass_over_lines_that_the_service_did_not_write() -> None:
     remembered = sessions()
-    remembered.add([{}, {"event_id": "x"}, line("naive", timestamp="2026-01-10T12:00:00"), line("odd", behaviour="stare"), line("good")])
-    assert ids(remembered) == ["good"]
+    odd = [line("naive", timestamp="2026-01-10T12:00:00"), line("odd", behaviour="stare"), line("when", timestamp=3), line("who", ["ada"])]
+    odd += [line("stars", behaviour="rating", value="1"), line("item", item_id=3), line(7), line("asked", query=["tent"])]
+    remembered.add([{}, {"event_id": "x"}, *odd, line("good")])
+    assert ids(remembered) == ["good"] and len(remembered) == 1
 
 
 def test_recommendations_follow_an_event_at_once_and_leave_its_item_out(served: Workspace, tmp_path: Path) -> None:
@@ -162,5 +173,35 @@ def test_other_replica_follows_within_moments_and_a_new_one_from_its_start(serve
             assert set(await items(other)) == set(before) - {"i03"}
         async with calling(Service.open(settings, "third")) as third:
             assert "i03" not in await items(third)
+
+    asyncio.run(run())
+
+
+def test_items_that_were_merely_shown_change_no_answer_and_stand_in_the_history(served: Workspace, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with calling(Service.open(config(served, tmp_path / "log"), "r")) as client:
+            path = "/v1/users/ada/recommendations"
+            before = (await client.get(path)).json()["items"]
+            shown = [cart(f"s{place}", f"i{place:02d}", behaviour="impression") for place in range(12)]
+            await client.post("/v1/events", json=shown)
+            assert (await client.get(path)).json()["items"] == before
+            assert (await client.get("/v1/users/ada/history")).json()["events"][0]["behaviour"] == "impression"
+            unknown = {"history": [{"item_id": "i00", "behaviour": "purchase"}, {"item_id": "i03", "behaviour": "impression"}], "k": 100}
+            found = (await client.post("/v1/recommendations", json=unknown)).json()["items"]
+            assert {one["item"]["item_id"] for one in found} == {f"i{place:02d}" for place in range(1, 12)}
+
+    asyncio.run(run())
+
+
+def test_line_of_another_writer_in_the_log_stops_neither_start_nor_answers(served: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    now = datetime.now(UTC)
+    lines = [line("z", ["ada"]), line("y", behaviour="rating", value="1")]
+    text = "".join(json.dumps(one | {"timestamp": now.isoformat(), "received": now.isoformat()}) + "\n" for one in lines)
+    (tmp_path / "log" / f"events-{now.date()}.jsonl").write_text(text)
+
+    async def run() -> None:
+        async with calling(Service.open(config(served, tmp_path / "log"), "r")) as client:
+            assert await items(client)
 
     asyncio.run(run())

@@ -40,8 +40,9 @@ def test_catalogue_price_is_as_written_and_a_gone_item_is_none(tables: Workspace
 
 def test_history_items_are_the_last_ones_without_searches(tables: Workspace) -> None:
     histories = Histories(tables.artifact("history").read())
-    assert histories.items("ada", 3) == (["i04", "i04", "i09"], ["detail_view", "purchase", "favourite"])
-    assert len(histories.items("ada", 100)[0]) == 9
+    assert histories.told("ada", 3) == [("i04", "detail_view", None), ("i04", "purchase", None), ("i09", "favourite", None)]
+    assert len(histories.told("ada", 100)) == len(histories.told("ada")) == 9
+    assert histories.told("nobody") == []
     assert histories.length("cyd") == 1
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 
 from intently.core.errors import ConfigError, IntentlyError, SchemaError
-from intently.core.schema import CANDIDATE
+from intently.core.schema import CANDIDATE, Behaviour
 from intently.core.workspace import Artifact, Workspace
 from intently.retrieval.catalogue import vectors_of
 from intently.retrieval.fusion import FusedVectors, Pooling, fuse, pool_tags
@@ -188,7 +188,7 @@ class TowerRetriever:
             k: items wanted.
             beta: weight of the history against the tags; None takes the swept one.
             tags: what they want, in words; without any a known user's own count, and else the history alone.
-            filter_seen: leave out the items of the events, and what the known user has taken.
+            filter_seen: leave out the items of the events, but for those merely shown, and what the known user has taken.
             categories: only items of these; None allows all.
             exclude: items that shall not come; unknown ones are passed over.
             user_id: a known user, whose own past the events follow; None for somebody unknown.
@@ -215,7 +215,9 @@ class TowerRetriever:
         tag = self._tag_vector(tags, row)
         seen = NO_PAIRS
         if filter_seen:
-            taken = items[items >= 0] if row is None else np.union1d(items[items >= 0], self.seen.of(row))
+            acted = np.array([behaviour != Behaviour.IMPRESSION for behaviour in behaviours], bool)
+            taken = items[(items >= 0) & acted]
+            taken = taken if row is None else np.union1d(taken, self.seen.of(row))
             seen = np.zeros(len(taken), np.int64), taken
         return self._search([user_id or STRANGER], fuse(user, tag, self._beta(beta)), k, categories, exclude, seen)
 
