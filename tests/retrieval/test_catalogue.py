@@ -10,7 +10,7 @@ import pytest
 from intently.core.errors import SchemaError
 from intently.core.schema import EMBEDDING, ITEM, TAG
 from intently.retrieval.catalogue import hash_words, pair_tags_with_items, read_catalogue, read_tags, vectors_of
-from intently.retrieval.interactions import RELIABLE, read_interactions
+from intently.retrieval.interactions import BehaviourConfig, read_interactions
 
 from tests.retrieval.world import history, items
 
@@ -46,13 +46,22 @@ def test_hash_words_ends_at_hyphens_and_spaces_and_strips_punctuation() -> None:
     assert words.tolist() == [bucket("non"), bucket("slip"), bucket("boots"), bucket(""), bucket("boots"), bucket("tents")]
 
 
+def test_pair_tags_counts_events_of_any_behaviour_not_items() -> None:
+    catalogue = read_catalogue(items(), EMBEDDING.empty(), price_bins=2)
+    events = [("i00", "purchase"), ("i02", "purchase"), ("i01", "detail_view"), ("i01", "detail_view")]
+    past = read_interactions(history({"u": events}), catalogue.item_ids, BehaviourConfig())
+    row = {"user_id": "u", "bucket": 0, "rank": 0, "tag": "boots", "interest": "x", "reason": "x", "category": "Hiking", "model": "x"}
+    tags = read_tags(TAG.from_rows([row]), past.user_ids, catalogue.category_names, 100)
+    assert pair_tags_with_items(tags, np.zeros((1, 0), np.float32), catalogue, past, 3).tolist() == [[0, 1], [0, 1], [0, 2]]
+
+
 def test_pair_tags_takes_latest_items_of_category_and_nearest_text() -> None:
     catalogue = read_catalogue(items(), EMBEDDING.empty(), price_bins=2)
     catalogue = type(catalogue)(**{**vars(catalogue), "texts": np.eye(36, dtype=np.float32)})
     past = read_interactions(
         history({"u": [("i00", "purchase"), ("i13", "purchase"), ("i02", "purchase"), ("i01", "detail_view")]}),
         catalogue.item_ids,
-        RELIABLE,
+        BehaviourConfig(),
     )
     tag = {"user_id": "u", "bucket": 0, "interest": "x", "reason": "x", "model": "x"}
     rows = TAG.from_rows(

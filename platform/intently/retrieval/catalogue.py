@@ -160,16 +160,17 @@ def pair_tags_with_items(
 ) -> np.ndarray:
     """Pairs (tag, item) that should lie close, for L_tag.
 
-    Two kinds. A tag with the items of its own category that its user took last, at most `per_tag`: tags are written from
-    history_train, so these come from the very events that the tag was read from and nothing of validation or test is used.
-    And each tag with the item whose text embedding is nearest, within the tag's category where that is known.
+    Two kinds. A tag with the items of its user's last `per_tag` events in its own category, whatever their behaviour; an item with two
+    of them is paired twice. Tags are written from history_train, so these are the very events that the tag was read from, and nothing
+    of validation or test is used. And each tag with the item whose text embedding is nearest, within the tag's category where that is
+    known.
 
     Args:
         tags: T distinct tags, N (user, tag) rows.
         tag_texts: [T, E] text embeddings; E = 0 leaves the second kind out.
         catalogue: I items.
         past: events of history_train, of this worker's users.
-        per_tag: items of the first kind for one (user, tag) row.
+        per_tag: pairs of the first kind for one (user, tag) row.
         group: who holds the other users' events.
     Returns:
         [M, 2] int64 tag, item.
