@@ -84,8 +84,8 @@ class Case:
         config, behaviours = SequenceConfig(), BehaviourConfig()
         history = {split: workspace.artifact(f"history_{split}").read() for split in ("train", "validation", "test")}
         read = {split: read_sequences(rows, item_ids, config) for split, rows in history.items()}
-        past = read_interactions(history["train"], item_ids, behaviours.history)
-        later = append_interactions(past, read_interactions(history["validation"], item_ids, behaviours.history))
+        past = read_interactions(history["train"], item_ids, behaviours)
+        later = append_interactions(past, read_interactions(history["validation"], item_ids, behaviours))
         sequences = {"validation": read["train"], "test": append_sequences(read["train"], read["validation"])}
         users, targets = {}, {}
         for split in sequences:
@@ -195,7 +195,7 @@ def fit_dense(case: Case, config: TrainingConfig, folder: Path) -> tuple[dict[st
     representations, items = towers.item_vectors()
     matrix = items.numpy().T / config.learning.temperature
     validation = case.workspace.artifact("history_validation").read()
-    later = append_interactions(data.past, read_interactions(validation, case.item_ids, config.behaviours.history))
+    later = append_interactions(data.past, read_interactions(validation, case.item_ids, config.behaviours))
 
     def scorer(past: Interactions) -> Scorer:
         vectors = towers.user.vectors(past, representations).numpy()

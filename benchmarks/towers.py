@@ -155,7 +155,7 @@ class Case:
         data = read_tower_data(workspace, {name: workspace.artifact(name).version for name in READS}, config)
         held_out = {split: workspace.artifact(f"history_{split}").read() for split in ("validation", "test")}
         ids = data.catalogue.item_ids
-        later = append_interactions(data.past, read_interactions(held_out["validation"], ids, config.behaviours.history))
+        later = append_interactions(data.past, read_interactions(held_out["validation"], ids, config.behaviours))
         pasts = {"validation": data.past, "test": later}
         targets = {split: read_targets(split, held_out[split], ids, past, config.behaviours) for split, past in pasts.items()}
         asked = targets["validation"]
@@ -308,8 +308,8 @@ def data_sets(options: argparse.Namespace) -> tuple[list[tuple[DataSet, Workspac
 
 
 def one_behaviour(behaviour: str) -> dict[str, Any]:
-    """Behaviour settings of a log in which people do one thing only."""
-    return {"history": [behaviour], "taken": [behaviour], "weights": {behaviour: 1.0}}
+    """Behaviour settings of a log in which people do one thing only; every rating counts, as in the papers, however few its stars."""
+    return {"history": [behaviour], "taken": [behaviour], "weights": {behaviour: 1.0}, "min_rating": 0}
 
 
 PURCHASES, RATINGS = one_behaviour("purchase"), one_behaviour("rating")

@@ -125,7 +125,8 @@ def measure(scale: Scale, folder: Path) -> tuple[dict[str, float], list[dict]]:
     """Both sides by turns: figures, and a row an epoch."""
     workspace = make_log(scale, folder)
     versions = {name: workspace.artifact(name).version for name in READS}
-    ratings = {"history": ["rating"], "taken": ["rating"], "weights": {"rating": 1.0}}
+    # Every rating counts, however few its stars.
+    ratings = {"history": ["rating"], "taken": ["rating"], "weights": {"rating": 1.0}, "min_rating": 0}
     learning = {"num_epochs": scale.num_epochs, "batch_size": 1024, "num_negatives": 256, "examples_per_epoch": scale.examples_per_epoch}
     config = TrainingConfig.parse({"behaviours": ratings, "learning": learning})
     harness = TrainConfig.parse({"resources": {"num_workers": 1, "cpus": 1}, "checkpoint_every": scale.num_epochs})

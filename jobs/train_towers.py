@@ -80,7 +80,7 @@ def _write_metrics(
             rows += metric_rows(
                 "user_tower", split, ranking, accuracy(ranking, config.cutoffs), config.training.learning.seed, {"beta": 1.0}
             )
-        past = append_interactions(past, read_interactions(held_out, item_ids, behaviours.history))
+        past = append_interactions(past, read_interactions(held_out, item_ids, behaviours))
     stage.write("part-00000", METRIC.from_rows(rows))
     found = {row["name"]: row["value"] for row in rows if row["split"] == "test" and row["filter_seen"] and row["k"] == config.cutoffs[0]}
     stage.finish(metrics={f"{name.lower()}{config.cutoffs[0]}_user_tower": value for name, value in found.items()})

@@ -23,7 +23,7 @@ PAST = read_interactions(
         }
     ),
     ITEMS,
-    CONFIG.history,
+    CONFIG,
 )
 TARGETS = read_targets("test", history({"w": [("a", "purchase")], "x": [("a", "purchase")], "u": [("d", "purchase")]}), ITEMS, PAST, CONFIG)
 

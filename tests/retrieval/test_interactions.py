@@ -10,6 +10,7 @@ from intently.core.schema import Behaviour
 from intently.retrieval.interactions import (
     BehaviourConfig,
     append_interactions,
+    concat_interactions,
     first_events,
     read_interactions,
     rows_of,
@@ -33,7 +34,7 @@ PAST = read_interactions(
         }
     ),
     ITEMS,
-    CONFIG.history,
+    CONFIG,
 )
 
 
@@ -45,7 +46,7 @@ def test_read_interactions_keeps_known_items_and_configured_behaviours() -> None
 
 
 def test_read_interactions_no_rows_is_empty() -> None:
-    empty = read_interactions(history({}), ITEMS, CONFIG.history)
+    empty = read_interactions(history({}), ITEMS, CONFIG)
     assert (empty.num_users, empty.offsets.tolist(), empty.items.tolist()) == (0, [0], [])
 
 
@@ -63,10 +64,38 @@ def test_seen_items_are_those_taken() -> None:
     assert list(zip(place.tolist(), item.tolist(), strict=True)) == [(0, 2), (2, 1)]
 
 
+RATING = BehaviourConfig(history=(Behaviour.RATING,), taken=(Behaviour.RATING,), weights={Behaviour.RATING: 1.0})
+
+
+def rated(rows: dict[str, list[tuple[str, float | None]]]) -> pa.Table:
+    """HISTORY of user → [(item, stars), …]."""
+    table = history({user: [(item, "rating") for item, _ in rows[user]] for user in rows})
+    stars = pa.array([[value for _, value in rows[user]] for user in rows], table["values"].type)
+    return table.set_column(table.column_names.index("values"), "values", stars)
+
+
+def test_ratings_below_min_rating_are_seen_and_nothing_else() -> None:
+    table = rated({"u": [("a", 1.0), ("b", 2.0), ("zzz", 1.0)], "v": [("c", None), ("b", 5.0), ("a", 0.5)]})
+    past = read_interactions(table, ITEMS, RATING)
+    assert (past.offsets.tolist(), past.items.tolist()) == ([0, 1, 3], [1, 2, 1])
+    assert past.disliked.tolist() == [[0, 0], [1, 0]]
+    assert first_events(past, RATING, RATING.weights)[0].tolist() == [0, 1, 2]
+    assert [seen_items(past, RATING).of(user).tolist() for user in range(2)] == [[0, 1], [0, 1, 2]]
+    every = read_interactions(table, ITEMS, RATING.model_copy(update={"min_rating": 0}))
+    assert (every.items.tolist(), every.disliked.tolist()) == ([0, 1, 2, 1, 0], [])
+
+
+def test_disliked_items_stay_with_their_users_when_tables_are_joined() -> None:
+    first, second = (read_interactions(rated({user: [("a", 5.0), ("b", 1.0)]}), ITEMS, RATING) for user in ("u", "v"))
+    assert concat_interactions([first, second]).disliked.tolist() == [[0, 1], [1, 1]]
+    later = read_interactions(rated({"x": [("a", 1.0)], "v": [("c", 1.0)]}), ITEMS, RATING)
+    both = append_interactions(concat_interactions([first, second]), later)
+    assert both.disliked.tolist() == [[0, 1], [1, 1], [1, 2]]
+    assert seen_items(both, RATING).of(1).tolist() == [0, 1, 2]
+
+
 def test_append_interactions_puts_later_events_behind_earlier_ones() -> None:
-    later = read_interactions(
-        history({"x": [("a", "purchase")], "v": [("a", "purchase")], "u": [("c", "purchase")]}), ITEMS, CONFIG.history
-    )
+    later = read_interactions(history({"x": [("a", "purchase")], "v": [("a", "purchase")], "u": [("c", "purchase")]}), ITEMS, CONFIG)
     both = append_interactions(PAST, later)
     assert both.offsets.tolist() == [0, 5, 6, 7]
     assert both.items.tolist() == [1, 1, 0, 1, 2, 0, 2]

@@ -76,7 +76,7 @@ def test_sasrec_loss_each_group_of_examples_has_its_own_negatives() -> None:
 
 def test_train_sasrec_learns_the_next_step_and_stops_early() -> None:
     item_ids = items()["item_id"].combine_chunks()
-    past = read_interactions(history({user(n): walk(n, 0, 4) for n in range(NUM_USERS)}), item_ids, CONFIG.history)
+    past = read_interactions(history({user(n): walk(n, 0, 4) for n in range(NUM_USERS)}), item_ids, CONFIG)
     targets = read_targets("validation", history({user(n): walk(n, 4, 5) for n in range(NUM_USERS)}), item_ids, past, CONFIG)
     looks: list[float] = []
 

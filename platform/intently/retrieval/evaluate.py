@@ -50,7 +50,7 @@ def read_targets(split: str, held_out: pa.Table, item_ids: pa.Array, past: Inter
         past: history_train for validation; history_train and the validation event for test.
         config: which behaviours count.
     """
-    events = read_interactions(held_out, item_ids, config.history)
+    events = read_interactions(held_out, item_ids, config)
     users = rows_of(events.user_ids, past.user_ids)[events.users]
     known = users >= 0
     return Targets(split, users[known], events.items[known], past, seen_items(past, config))

@@ -8,7 +8,7 @@ places in the configured list; events without a known item or of another behavio
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from intently.core.schema import Behaviour
 
 TAKEN = (Behaviour.FAVOURITE, Behaviour.CART, Behaviour.PURCHASE, Behaviour.RATING)
 RELIABLE = (Behaviour.DETAIL_VIEW, Behaviour.REVIEW_READ, Behaviour.SEARCH, *TAKEN)
+COLUMNS = ("user_id", "item_ids", "behaviours", "values")
+"""Of HISTORY: what `read_interactions` reads."""
 WEIGHTS = dict.fromkeys(TAKEN, 1.0) | {Behaviour.DETAIL_VIEW: 0.2, Behaviour.REVIEW_READ: 0.2}
 
 
@@ -32,6 +34,9 @@ class BehaviourConfig(Config):
     )
     weights: dict[Behaviour, float] = Field(
         WEIGHTS, min_length=1, description="behaviours that are foretold, with their weight in the loss; an item counts by its strongest"
+    )
+    min_rating: float = Field(
+        2.0, ge=0, description="a rating of fewer stars is a dislike: its item counts as seen, and for nothing else; 0: every rating counts"
     )
 
     @model_validator(mode="after")
@@ -53,12 +58,14 @@ class Interactions:
         offsets: [U + 1] int64.
         items: [E] int64 catalogue rows.
         behaviours: [E] int64 places in BehaviourConfig.history.
+        disliked: [R, 2] int64 (user row, catalogue row) of ratings below BehaviourConfig.min_rating, which are no events here.
     """
 
     user_ids: pa.Array
     offsets: np.ndarray
     items: np.ndarray
     behaviours: np.ndarray
+    disliked: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @property
     def num_users(self) -> int:
@@ -71,28 +78,36 @@ class Interactions:
         return np.repeat(np.arange(self.num_users), np.diff(self.offsets))
 
 
-def read_interactions(history: pa.Table, item_ids: pa.Array, behaviours: Sequence[Behaviour]) -> Interactions:
-    """History rows → flat arrays, users in the table's order."""
+def read_interactions(history: pa.Table, item_ids: pa.Array, config: BehaviourConfig) -> Interactions:
+    """History rows (COLUMNS) → flat arrays, users in the table's order."""
     items = pc.list_flatten(history["item_ids"])
     kinds = pc.list_flatten(history["behaviours"])
     lengths = pc.list_value_length(history["item_ids"]).to_numpy()
     owner = np.repeat(np.arange(history.num_rows), lengths)
     item = rows_of(items, item_ids)
-    kind = rows_of(kinds, pa.array([str(behaviour) for behaviour in behaviours]))
-    kept = (item >= 0) & (kind >= 0)
+    kind = rows_of(kinds, pa.array([str(behaviour) for behaviour in config.history]))
+    known = (item >= 0) & (kind >= 0)
+    low = pc.and_(pc.equal(kinds, str(Behaviour.RATING)), pc.less(pc.list_flatten(history["values"]), config.min_rating))
+    disliked = known & pc.fill_null(low, False).to_numpy(zero_copy_only=False).astype(bool)
+    kept = known & ~disliked
     counts = np.bincount(owner[kept], minlength=history.num_rows)
     user_ids = history["user_id"].combine_chunks() if history.num_rows else pa.array([], pa.string())
-    return Interactions(user_ids, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), item[kept], kind[kept])
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Interactions(user_ids, offsets, item[kept], kind[kept], np.stack([owner[disliked], item[disliked]], axis=1))
 
 
 def concat_interactions(parts: Sequence[Interactions]) -> Interactions:
     """The users of several tables, one table behind the other."""
     counts = np.concatenate([np.empty(0, np.int64), *(np.diff(part.offsets) for part in parts)])
+    firsts = np.cumsum([0, *(part.num_users for part in parts)])
     return Interactions(
         pa.concat_arrays([pa.array([], pa.string()), *(part.user_ids for part in parts)]),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.concatenate([np.empty(0, np.int64), *(part.items for part in parts)]),
         np.concatenate([np.empty(0, np.int64), *(part.behaviours for part in parts)]),
+        np.concatenate(
+            [np.empty((0, 2), np.int64), *(part.disliked + np.array([first, 0]) for part, first in zip(parts, firsts, strict=False))]
+        ),
     )
 
 
@@ -106,7 +121,8 @@ def append_interactions(past: Interactions, later: Interactions) -> Interactions
     items = np.concatenate([past.items, later.items[known]])[order]
     behaviours = np.concatenate([past.behaviours, later.behaviours[known]])[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=past.num_users))]).astype(np.int64)
-    return Interactions(past.user_ids, offsets, items, behaviours)
+    disliked = np.stack([rows[later.disliked[:, 0]], later.disliked[:, 1]], axis=1)
+    return Interactions(past.user_ids, offsets, items, behaviours, np.concatenate([past.disliked, disliked[disliked[:, 0] >= 0]]))
 
 
 def rows_of(values: pa.Array | pa.ChunkedArray, among: pa.Array) -> np.ndarray:
@@ -163,7 +179,10 @@ class Seen:
 
 
 def seen_items(past: Interactions, config: BehaviourConfig) -> Seen:
-    """What filter-seen leaves out: items that were taken (BehaviourConfig.taken) in the past."""
+    """What filter-seen leaves out: items that were taken (BehaviourConfig.taken) in the past, and those that were disliked."""
     places, _ = first_events(past, config, config.taken)
-    counts = np.bincount(past.users[places], minlength=past.num_users)
-    return Seen(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), past.items[places])
+    pairs = np.concatenate([np.stack([past.users[places], past.items[places]], axis=1), past.disliked])
+    num_items = int(pairs[:, 1].max(initial=0)) + 1
+    users, items = np.divmod(np.unique(pairs[:, 0] * num_items + pairs[:, 1]), num_items)
+    counts = np.bincount(users, minlength=past.num_users)
+    return Seen(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), items)

@@ -21,7 +21,7 @@ from intently.retrieval.catalogue import vectors_of
 from intently.retrieval.fusion import FusedVectors, Pooling, fuse, pool_tags
 from intently.retrieval.index import VectorIndex
 from intently.retrieval.index_files import load_index
-from intently.retrieval.interactions import Interactions, Seen, read_interactions, rows_of, seen_items
+from intently.retrieval.interactions import COLUMNS, Interactions, Seen, read_interactions, rows_of, seen_items
 from intently.retrieval.trained import TrainedTowers, load_towers
 
 STRANGER = ""
@@ -54,7 +54,7 @@ class TowerRetriever:
         user_rows: user id → row.
         vectors: h_u and h_t of U users.
         past: events of U users.
-        seen: items that each user has taken.
+        seen: items that each user has taken or disliked.
         towers: the towers, for events that came later and for strangers.
         beta: weight of h_u that the sweep chose.
         pooling: how several tags become one vector, as the sweep did it.
@@ -101,8 +101,7 @@ class TowerRetriever:
         towers = _with_later_items(load_towers(artifacts["towers"]), item_ids, item, artifacts)
         users, tags = artifacts["user_vector"].read(), artifacts["tag_vector"].read()
         user_ids = users["id"].combine_chunks()
-        history = artifacts["history_train"].read(columns=["user_id", "item_ids", "behaviours"])
-        past = read_interactions(history, item_ids, towers.config.behaviours.history)
+        past = read_interactions(artifacts["history_train"].read(columns=COLUMNS), item_ids, towers.config.behaviours)
         if not past.user_ids.equals(user_ids):
             raise SchemaError(f"{artifacts['user_vector']} and {artifacts['history_train']} hold different users: train the towers anew")
         fusion = artifacts["fusion"].manifest
@@ -152,7 +151,7 @@ class TowerRetriever:
             user_ids: whom for.
             k: items a user; fewer where fewer are left.
             beta: weight of h_u against the tags, 0 to 1; None takes the swept one.
-            filter_seen: leave out items that the user has taken.
+            filter_seen: leave out items that the user has taken or disliked.
             categories: only items of these; None allows all.
             exclude: items that nobody shall get: out of stock, or shown in this session; unknown ones are passed over.
         Returns:

@@ -19,7 +19,7 @@ from intently.retrieval.baselines import ItemKNN, popularity, score_by_popularit
 from intently.retrieval.catalogue import Catalogue, read_catalogue, vectors_of
 from intently.retrieval.evaluate import Ranking, Scorer, Targets, accuracy, rank, read_targets, spread
 from intently.retrieval.fusion import FusedVectors, Point, Pooling, pareto_front, pool_tags
-from intently.retrieval.interactions import BehaviourConfig, append_interactions, read_interactions, rows_of
+from intently.retrieval.interactions import COLUMNS, BehaviourConfig, append_interactions, read_interactions, rows_of
 from intently.retrieval.trained import load_towers
 
 Figures = dict[tuple[str, int], float]
@@ -90,10 +90,9 @@ def read_sweep_data(workspace: Workspace, config: FusionConfig) -> SweepData:
         raise SchemaError("item_vector does not begin with the items of the towers: train the towers anew")
     standing = item.take(pa.array(rows_of(towers.item_ids, item["item_id"].combine_chunks())))
     catalogue = read_catalogue(standing, EMBEDDING.empty(), towers.config.towers.price_bins)
-    columns = ["user_id", "item_ids", "behaviours"]
-    train, validation, test = (workspace.artifact(f"history_{split}").read(columns=columns) for split in ("train", "validation", "test"))
-    past = read_interactions(train, catalogue.item_ids, behaviours.history)
-    later = append_interactions(past, read_interactions(validation, catalogue.item_ids, behaviours.history))
+    train, validation, test = (workspace.artifact(f"history_{split}").read(columns=COLUMNS) for split in ("train", "validation", "test"))
+    past = read_interactions(train, catalogue.item_ids, behaviours)
+    later = append_interactions(past, read_interactions(validation, catalogue.item_ids, behaviours))
     targets = {
         "validation": read_targets("validation", validation, catalogue.item_ids, past, behaviours),
         "test": read_targets("test", test, catalogue.item_ids, later, behaviours),

@@ -25,7 +25,7 @@ from intently.core.errors import ConfigError, SchemaError
 from intently.core.workspace import Artifact, Workspace
 from intently.retrieval.catalogue import Catalogue, Tags, pair_tags_with_items, read_catalogue, read_tags
 from intently.retrieval.group import ALONE, Group
-from intently.retrieval.interactions import BehaviourConfig, Interactions, concat_interactions, first_events, read_interactions
+from intently.retrieval.interactions import COLUMNS, BehaviourConfig, Interactions, concat_interactions, first_events, read_interactions
 from intently.retrieval.losses import log_inclusion, same_category, softmax_loss
 from intently.retrieval.towers import TowerConfig, Towers, Window, WindowCutter, sizes_of
 
@@ -46,7 +46,7 @@ class LearningConfig(Config):
         description="candidates that compete with a positive: the highest-scored that are not the user's own; 0 for all, theirs too",
     )
     tag_batch_size: int = Field(256, ge=0, description="tag-item pairs of a step; 0 leaves L_tag and L_cate out")
-    items_per_tag: int = Field(4, ge=0, description="items of the tag's category, taken last by its user, that it is paired with")
+    items_per_tag: int = Field(4, ge=0, description="its user's last events in the tag's category, with whose items it is paired")
     examples_per_epoch: int | None = Field(None, ge=1, description="examples drawn for an epoch; None takes all")
     learning_rate: float = Field(3e-3, gt=0, description="peak of AdamW's learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
@@ -110,8 +110,7 @@ def read_past(history: Artifact, item_ids: pa.Array, behaviours: BehaviourConfig
     own, read = set(group.share(parts)), []
     for part in parts:
         if part in own:
-            rows = history.read(part, columns=["user_id", "item_ids", "behaviours"])
-            read.append(read_interactions(rows, item_ids, behaviours.history))
+            read.append(read_interactions(history.read(part, columns=COLUMNS), item_ids, behaviours))
         else:
             users, none = history.read(part, columns=["user_id"])["user_id"].combine_chunks(), np.empty(0, np.int64)
             read.append(Interactions(users, np.zeros(len(users) + 1, np.int64), none, none))
