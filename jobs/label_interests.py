@@ -18,7 +18,7 @@ from intently.data.counts import total_counts
 from intently.interests.labels import ItemLabeller, LabelConfig, check_tags, check_user_interests, shares_of_yes
 from intently.interests.phrases import BrandFinder
 from intently.interests.workers import TEXT_COLUMNS
-from intently.judge.mined import MinedJudge, MinedJudgeConfig
+from intently.judge.mined import MinedJudge, MinedJudgeConfig, refused
 from intently.judge.rubrics import INTERESTS, TAGS
 from intently.llm.encoder import EncoderConfig
 from intently.llm.engines.build import EngineConfig, engine_environment, share_of
@@ -90,7 +90,7 @@ def _judge(
         "interests": artifacts["user_interest"],
         "tags": artifacts.get("tag"),
         "chunks": workspace.artifact("chunk"),
-        "rules": pa.concat_tables(checked.values()),
+        "refused": {tasks[name]: refused(checked[name], tasks[name]) for name in artifacts},
     }
     map_parts(MinedJudge, arguments, stage.pending(parts), config.resources, JOB.name, engine_environment(judge.engine))
     return total_counts(stage, parts)

@@ -14,7 +14,7 @@ from intently.core.config import Config
 from intently.core.schema import CHUNK, TAG, USER_INTEREST, VERDICT, Table
 from intently.core.workspace import Artifact, Workspace, open_stage
 from intently.data.counts import total_counts
-from intently.judge.mined import MinedJudge, MinedJudgeConfig, passed, tag_subjects
+from intently.judge.mined import MinedJudge, MinedJudgeConfig, passed, refused, tag_subjects
 from intently.judge.rubrics import INTERESTS, TAGS
 from intently.llm.engines.endpoint import EndpointConfig
 
@@ -77,7 +77,7 @@ def tags() -> pa.Table:
     return TAG.from_rows([{"user_id": "ann", "rank": rank, "tag": tag, **fixed} for rank, tag in enumerate(("light tent", "gear"))])
 
 
-def judge_of(server: JudgeServer, workspace: Workspace, rules: pa.Table, **settings: Any) -> tuple[MinedJudge, Any]:
+def judge_of(server: JudgeServer, workspace: Workspace, no: dict[str, frozenset[str]], **settings: Any) -> tuple[MinedJudge, Any]:
     engine = EndpointConfig(base_url=server.base_url, model="judge-7b", max_retries=0, timeout_s=20)
     stage = open_stage(workspace, "interest_verdict", VERDICT, {}, Config())
     artifacts = [
@@ -85,14 +85,13 @@ def judge_of(server: JudgeServer, workspace: Workspace, rules: pa.Table, **setti
         written(workspace, "tag", TAG, tags()),
         written(workspace, "chunk", CHUNK, chunks()),
     ]
-    return MinedJudge(stage, MinedJudgeConfig(engine=engine, **settings), *artifacts, rules), stage
+    return MinedJudge(stage, MinedJudgeConfig(engine=engine, **settings), *artifacts, no), stage
 
 
 def test_mined_judge_says_of_every_criterion_what_it_thinks_and_is_not_asked_what_rules_refused(
     server: JudgeServer, workspace: Workspace
 ) -> None:
-    refused = {"subject": "ann/0/0", "task": "interests", "criterion": "evidence", "label": "no", "reason": "none", "judge": "rule"}
-    judge, stage = judge_of(server, workspace, VERDICT.from_rows([refused]))
+    judge, stage = judge_of(server, workspace, {"interests": frozenset({"ann/0/0"})})
     before = len(server.questions)
     assert judge(f"judged-interests-{PART}") == {"judged": 3, "passed": 1}
     assert judge(f"judged-tags-{PART}") == {"judged": 2, "passed": 1}
@@ -100,7 +99,11 @@ def test_mined_judge_says_of_every_criterion_what_it_thinks_and_is_not_asked_wha
     assert len(asked) == 3 + 1 + 2, "one repair, and nothing of tea"
     assert not any("Interest: tea" in question for question in asked)
     counts = total_counts(stage, [f"judged-interests-{PART}", f"judged-tags-{PART}"])
-    assert counts["interests/asked"] == 4 and counts["interests/willingness_yes"] == 1 and counts["interests/reasonableness_yes"] == 2
+    assert (
+        counts["interests/asked"] == counts["interests/judged"] == 3
+        and counts["interests/willingness_yes"] == 1
+        and counts["interests/reasonableness_yes"] == 2
+    )
     assert counts["tags/specificity_yes"] == 1 and counts["tags/validity_yes"] == 2
     verdicts = stage.finish().read()
     assert passed(verdicts, "interests") == {"ann/1/1": True, "ann/1/2": False, "bob/0/3": False}
@@ -112,11 +115,19 @@ def test_mined_judge_says_of_every_criterion_what_it_thinks_and_is_not_asked_wha
 
 
 def test_mined_judge_of_a_few_users_asks_about_those_alone_and_pays_once(server: JudgeServer, workspace: Workspace) -> None:
-    judge, _ = judge_of(server, workspace, VERDICT.empty(), max_users=1)
+    judge, _ = judge_of(server, workspace, {}, max_users=1)
     before = len(server.questions)
     assert judge(f"judged-interests-{PART}")["judged"] == 3
     assert judge(f"judged-interests-{PART}")["judged"] == 3
     assert len(server.questions) == before + 3
+
+
+def test_refused_subjects_are_those_of_the_task_with_any_no() -> None:
+    said = [("a", "tags", "yes"), ("a", "tags", "no"), ("b", "tags", "yes"), ("c", "interests", "no"), ("a", "tags", "no")]
+    fixed = {"criterion": "evidence", "reason": "-", "judge": "rule"}
+    rules = VERDICT.from_rows([{"subject": subject, "task": task, "label": label, **fixed} for subject, task, label in said])
+    assert refused(rules, "tags") == {"a"} and refused(rules, "interests") == {"c"}
+    assert refused(VERDICT.empty(), "tags") == frozenset()
 
 
 def test_tag_subjects_show_the_last_chunk_and_its_interests() -> None:

@@ -68,6 +68,12 @@ def tag_subjects(tags: pa.Table, interests: pa.Table, chunks: pa.Table) -> Subje
     }
 
 
+def refused(verdicts: pa.Table, task: str) -> frozenset[str]:
+    """Subjects that somebody said no to."""
+    no = pc.and_(pc.equal(verdicts["task"], task), pc.equal(verdicts["label"], NO))
+    return frozenset(pc.unique(verdicts["subject"].filter(no)).to_pylist())
+
+
 def passed(verdicts: pa.Table, task: str) -> dict[str, bool]:
     """Subject → whether nobody said no of it."""
     found: dict[str, bool] = {}
@@ -87,14 +93,20 @@ class MinedJudge:
         interests: artifact of USER_INTEREST.
         tags: artifact of TAG; None where there are none.
         chunks: artifact of CHUNK, with the same parts.
-        rules: VERDICT rows of the rules.
+        refused: task → subjects that a rule said no to.
     """
 
     def __init__(
-        self, stage: Stage, config: MinedJudgeConfig, interests: Artifact, tags: Artifact | None, chunks: Artifact, rules: pa.Table
+        self,
+        stage: Stage,
+        config: MinedJudgeConfig,
+        interests: Artifact,
+        tags: Artifact | None,
+        chunks: Artifact,
+        refused: Mapping[str, frozenset[str]],
     ) -> None:
         self._stage, self._interests, self._tags, self._chunks = stage, interests, tags, chunks
-        self._max_users, self._rules = config.max_users, rules
+        self._max_users, self._refused = config.max_users, refused
         self._judge = Judge(config, stage)
 
     def __call__(self, part: str) -> dict[str, int | float]:
@@ -108,11 +120,13 @@ class MinedJudge:
         else:
             assert self._tags is not None, "parts of tags come from the artifact of tags"
             rubric, subjects = TAGS, tag_subjects(self._few(self._tags.read(source)), interests, chunks)
-        verdicts = self._judge.ask(rubric, allowed(subjects, passed(self._rules, rubric.name)))
+        no = self._refused.get(rubric.name, frozenset())
+        asked = {subject: fields for subject, fields in subjects.items() if subject not in no}
+        verdicts = self._judge.ask(rubric, asked)
         told = list(zip(verdicts["criterion"].to_pylist(), verdicts["label"].to_pylist(), strict=True))
         counts = {"judged": verdicts.num_rows // len(rubric.criteria), "passed": sum(passed(verdicts, rubric.name).values())}
         yes = {f"{name}_yes": sum(label != NO for criterion, label in told if criterion == name) for name in rubric.criteria}
-        save_counts(self._stage, part, {f"{task}/{name}": number for name, number in (counts | {"asked": len(subjects)} | yes).items()})
+        save_counts(self._stage, part, {f"{task}/{name}": number for name, number in (counts | {"asked": len(asked)} | yes).items()})
         self._stage.write(part, verdicts)
         return dict(counts)
 
@@ -121,8 +135,3 @@ class MinedJudge:
             return rows
         users = sorted(set(rows["user_id"].to_pylist()))[: self._max_users]
         return rows.filter(pc.is_in(rows["user_id"], pa.array(users, pa.string())))
-
-
-def allowed(subjects: Subjects, by_rule: Mapping[str, bool]) -> Subjects:
-    """Those that no rule said no to."""
-    return {subject: fields for subject, fields in subjects.items() if by_rule.get(subject, True)}
