@@ -21,7 +21,7 @@ from intently.data.counts import total_counts
 from intently.interests.usage import usage_metrics
 from intently.interests.workers import UserMiner
 from intently.llm.engines.build import engine_environment
-from intently.llm.request_cache import BEGIN, FOLDER, STOP, TRY
+from intently.llm.request_cache import BEGIN, FOLDER, STOP, TRY, UNTRY
 from intently.runtime.mapping import map_parts
 
 from tests.chat_server import COMPLETION_TOKENS, PROMPT_TOKENS, chat_server, completion
@@ -152,7 +152,7 @@ def test_mining_vllm_killed_while_answering_is_replaced_and_pays_for_nothing_twi
     )
     lines = [line for path in Path(inputs.path(FOLDER)).rglob("*.jsonl") for line in path.read_text().splitlines()]
     kept = [line.split("\t", 2) for line in lines]
-    keys, payers, answers = zip(*(words for words in kept if words[0] not in (BEGIN, STOP, TRY)), strict=True)
+    keys, payers, answers = zip(*(words for words in kept if words[0] not in (BEGIN, STOP, TRY, UNTRY)), strict=True)
     assert len(set(keys)) == len(keys) >= ALL
     assert {payer.rpartition("/")[2] for payer in payers} == set(PARTS)
     metrics = mined.manifest.metrics

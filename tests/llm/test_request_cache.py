@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from intently.core.errors import EngineError
 from intently.core.workspace import Workspace
+from intently.llm import request_cache
 from intently.llm.contract import Message, OnReply, Reply, Request, Sampling
 from intently.llm.engines.pace import BudgetSpentError
 from intently.llm.engines.scripted import ScriptedConfig, ScriptedEngine
@@ -98,7 +101,7 @@ def test_cache_failed_request_is_not_kept(workspace: Workspace) -> None:
 def test_cache_line_cut_by_a_kill_is_asked_again_and_the_others_are_not(workspace: Workspace) -> None:
     cached(Counting(), workspace).generate([ask("1", "a"), ask("2", "b")])
     (path,) = files(workspace)
-    path.write_bytes(path.read_bytes()[:-9])
+    path.write_bytes(path.read_bytes().rpartition(b"stop")[0][:-9])
     (path.parent / "noise.jsonl").write_bytes(b"\xff\xfe\n\nzz\tq\t{}\n" + b"00" * 16 + b"\tq\tnot json\n")
     again = Counting()
     assert [r.texts for r in cached(again, workspace).generate([ask("1", "a"), ask("2", "b")])] == [("to a",), ("to b",)]
@@ -183,17 +186,95 @@ def test_cache_request_that_kills_the_engine_is_found_and_the_rest_is_done(works
     assert [reply.error for reply in cached(other, workspace, "q").generate(requests[:1])] == [None], "another part is asked as ever"
 
 
-def test_cache_part_left_for_want_of_budget_is_not_taken_for_deadly(workspace: Workspace) -> None:
-    class Poor(Counting):
-        def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
-            raise BudgetSpentError("the budget is spent")
+class Poor(Counting):
+    """Has no budget."""
 
+    def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        raise BudgetSpentError("the budget is spent")
+
+
+def test_cache_part_left_for_want_of_budget_is_not_taken_for_deadly(workspace: Workspace) -> None:
     for _ in range(5):
         with pytest.raises(BudgetSpentError):
             cached(Poor(), workspace).generate([ask("1", "a"), ask("2", "b")])
     rich = Counting()
     assert [reply.error for reply in cached(rich, workspace).generate([ask("1", "a"), ask("2", "b")])] == [None, None]
     assert not any("try" in path.read_text() for path in files(workspace))
+
+
+def let_it_die_alone(workspace: Workspace, request: Request) -> None:
+    """Until the part is asked request by request, and died of this one once."""
+    for _ in range(3):
+        with pytest.raises(EngineError):
+            cached(Counting(answers=0), workspace).generate([request])
+    assert sum(path.read_text().count("\ntry\t") for path in files(workspace)) == 1
+
+
+def test_cache_request_that_fails_when_asked_alone_is_asked_again_in_every_run(workspace: Workspace) -> None:
+    let_it_die_alone(workspace, ask("1", "fail"))
+    for _ in range(4):
+        engine = Counting()
+        assert [reply.error for reply in cached(engine, workspace).generate([ask("1", "fail")])] == ["the script fails here"]
+    mended = ScriptedEngine(lambda request: "fine")
+    assert [reply.texts for reply in cached(mended, workspace).generate([ask("1", "fail")])] == [("fine",)]
+
+
+def test_cache_budget_that_ends_when_asked_alone_leaves_no_mark(workspace: Workspace) -> None:
+    let_it_die_alone(workspace, ask("1", "a"))
+    for _ in range(4):
+        with pytest.raises(BudgetSpentError):
+            cached(Poor(), workspace).generate([ask("1", "a")])
+    assert [reply.texts for reply in cached(Counting(), workspace).generate([ask("1", "a")])] == [("to a",)]
+
+
+def test_cache_part_whose_requests_all_fail_is_not_taken_for_deadly(workspace: Workspace) -> None:
+    for _ in range(5):
+        cached(Counting(), workspace).generate([ask("1", "fail"), ask("2", "fail again")])
+    assert not any("try" in path.read_text() for path in files(workspace))
+
+
+def test_cache_engine_that_is_not_asked_leaves_no_mark(workspace: Workspace) -> None:
+    for _ in range(5):
+        cached(Counting(), workspace).generate([])
+    assert files(workspace) == []
+
+
+def test_cache_two_engines_of_one_model_are_begun_once_by_one_death(workspace: Workspace) -> None:
+    for _ in range(2):
+        looks, reads = cached(Counting(), workspace), cached(Counting(answers=0), workspace)
+        looks.generate([ask("1", "fail")])
+        with pytest.raises(EngineError):
+            reads.generate([ask("2", "a")])
+    assert not any("try" in path.read_text() for path in files(workspace)), "two deaths are fewer than three"
+    with pytest.raises(EngineError):
+        cached(Counting(answers=0), workspace).generate([ask("2", "a")])
+    assert any("try" in path.read_text() for path in files(workspace))
+
+
+def test_cache_on_an_object_store_is_seen_by_others_when_a_call_ends() -> None:
+    store = Workspace.open("mock:///bucket/ws")
+    cached(Counting(), store).generate([ask("1", "a")])
+    again = Counting()
+    assert [reply.texts for reply in cached(again, store).generate([ask("1", "a")])] == [("to a",)]
+    assert again.asked == []
+
+
+def test_cache_on_an_object_store_is_seen_by_others_while_a_long_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_cache, "SECONDS_A_FILE", 0.05)
+    store, first = Workspace.open("mock:///bucket/ws"), ask("1", "a")
+    reader, seen = RequestCache(store, "model"), threading.Event()
+
+    class Slow(Counting):
+        def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+            replies = super().generate(requests, on_reply)
+            until = time.monotonic() + 20
+            while not reader.find(request_key("model", first)) and time.monotonic() < until:
+                seen.wait(0.01)
+                reader.refresh()
+            return replies
+
+    assert cached(Slow(), store).generate([first])[0].texts == ("to a",)
+    assert reader.find(request_key("model", first))
 
 
 def test_request_key_follows_the_content_and_not_the_id() -> None:

@@ -4,14 +4,14 @@ A request is known by its content: the engine's model identity, the rendered mes
 Answers lie in `{root}/request_cache/{model}/{writer}.jsonl`. Every writer (one engine in one process) appends to a file of its own, line
 by line, so that any number of actors on any number of machines write side by side without a lock; a line that was cut by a kill
 has no end and is passed over. A memory-mapped store (LMDB) would be one a machine, and a run that is taken up elsewhere would not find
-it. On an object store, which cannot append, a writer puts a numbered file every few seconds instead.
+it. On an object store, which cannot append, a writer puts a numbered file every few seconds, and at the end of every call, instead.
 
 Cost is counted once: a line names the part of the artifact that paid. The same part, run again, counts its tokens again, because its
 first count was lost with it; everybody else who finds the answer counts none, and says that it was reused.
 
-A request that kills the engine would kill it again in every run. A part that was begun BEGINS times without one new answer is
-therefore asked request by request, each marked before it is asked; one that was marked TRIES times and never answered fails, and the
-rest goes on.
+A request that kills the engine would kill it again in every run. An engine is therefore marked as begun before a part asks it, and
+the mark is taken back when the call has come to an end, whatever it brought. A part of whose beginnings BEGINS came to no end and to no
+new answer is asked request by request, each marked in the same way; one that was tried TRIES times so fails, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,15 @@ from uuid import uuid4
 from pyarrow import fs
 
 from intently.core.config import Config
-from intently.core.errors import WorkspaceError
+from intently.core.errors import EngineError, WorkspaceError
 from intently.core.workspace import Stage, Workspace
 from intently.llm.contract import Engine, OnReply, Reply, Request
 from intently.llm.engines.pace import BudgetSpentError
 
 FOLDER = "request_cache"
 BEGINS, TRIES = 3, 2
-BEGIN, STOP, TRY = "begin", "stop", "try"
-"""First words of lines that are no answers."""
+BEGIN, STOP, TRY, UNTRY = "begin", "stop", "try", "untry"
+"""First words of lines that are no answers; the second takes back the first, the fourth the third."""
 SECONDS_A_FILE = 5.0
 """Seconds of answers that a kill may cost on an object store; nothing is lost on a local folder."""
 
@@ -118,27 +119,42 @@ class RequestCache:
         self._log.write(f"{key}\t{payer}\t{json.dumps(content)}\n".encode())
         self._fresh[bytes.fromhex(key)] = Kept(replace(reply, request_id=""), frozenset({payer}))
 
-    def begin(self, payer: str) -> bool:
-        """A part begins; whether it must be asked request by request, because the engine seems to die of one of them."""
+    @contextmanager
+    def asking(self, payer: str) -> Iterator[bool]:
+        """An engine is asked for a part while the block runs; whether request by request, because it seems to die of one of them."""
         self.refresh()
-        self.mark(BEGIN, payer, str(self._answers[payer]))
-        self.refresh()
-        unsolved = any(key not in self._places for key in self._tried_by.get(payer, ()))
-        return unsolved or self._begun[payer, str(self._answers[payer])] >= BEGINS
+        answers = str(self._answers[payer])
+        unsolved = any(self._tries[key] > 0 and key not in self._places for key in self._tried_by.get(payer, ()))
+        try:
+            with self._marked(BEGIN, STOP, payer, answers):
+                yield unsolved or self._begun[payer, answers] + 1 >= BEGINS
+        finally:
+            self._log.flush()
 
-    def stop(self, payer: str) -> None:
-        """The part was left on purpose: this beginning does not count."""
-        self.mark(STOP, payer, str(self._answers[payer]))
+    @contextmanager
+    def trying(self, payer: str, key: str) -> Iterator[None]:
+        """A request is asked alone while the block runs."""
+        with self._marked(TRY, UNTRY, payer, key):
+            yield
 
     def tries(self, key: str) -> int:
-        """How often a request was asked alone and nothing came of it."""
+        """How often the engine died, or was killed, while a request was asked alone."""
         return self._tries[bytes.fromhex(key)]
 
-    def mark(self, word: str, payer: str, about: str) -> None:
-        """Write a line that is no answer."""
+    @contextmanager
+    def _marked(self, word: str, back: str, payer: str, about: str) -> Iterator[None]:
+        """A line before the block, and one that takes it back behind it, unless the engine died in it; a kill leaves the first, too."""
+        died = False
         self._log.write(f"{word}\t{payer}\t{about}\n".encode())
-        if word == TRY:
-            self._log.flush()
+        self._log.flush()
+        try:
+            yield
+        except EngineError as error:
+            died = not isinstance(error, BudgetSpentError)
+            raise
+        finally:
+            if not died:
+                self._log.write(f"{back}\t{payer}\t{about}\n".encode())
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -169,6 +185,8 @@ class RequestCache:
             case "try" if digest := _digest(about.encode()):
                 self._tries[digest] += 1
                 self._tried_by.setdefault(payer, set()).add(digest)
+            case "untry" if digest := _digest(about.encode()):
+                self._tries[digest] -= 1
 
     def _read(self, path: str, offset: int, length: int) -> bytes:
         with self.workspace.filesystem.open_input_file(path) as file:
@@ -183,17 +201,20 @@ class _Log:
         self._local = isinstance(workspace.filesystem, fs.LocalFileSystem)
         self._descriptor: int | None = None
         self._waiting: list[bytes] = []
-        self._number, self._since = 0, 0.0
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._number = 0
 
     def write(self, line: bytes) -> None:
         if self._local:
             self._append(line)
             return
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting.append(line)
-        if time.monotonic() - self._since > SECONDS_A_FILE:
-            self.flush()
+        with self._lock:
+            self._waiting.append(line)
+            if self._timer is None:
+                self._timer = threading.Timer(SECONDS_A_FILE, self._flush_late)
+                self._timer.daemon = True
+                self._timer.start()
 
     def _append(self, line: bytes) -> None:
         try:
@@ -205,10 +226,18 @@ class _Log:
             raise WorkspaceError(f"{self._path}.jsonl: cannot be written: {error}") from error
 
     def flush(self) -> None:
-        if self._waiting:
-            self._workspace.write_bytes(f"{self._path}-{self._number:06d}.jsonl", b"".join(self._waiting))
-            self._number += 1
-            self._waiting.clear()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._waiting:
+                self._workspace.write_bytes(f"{self._path}-{self._number:06d}.jsonl", b"".join(self._waiting))
+                self._number += 1
+                self._waiting.clear()
+
+    def _flush_late(self) -> None:
+        with suppress(WorkspaceError):  # the lines go on waiting, and the flush at the end of the call says what is wrong
+            self.flush()
 
 
 class CachedEngine:
@@ -224,7 +253,6 @@ class CachedEngine:
         self._engine, self._cache, self._artifact = engine, cache, artifact
         self._payer = artifact
         self._counted: set[str] = set()
-        self._one_by_one = False
 
     @classmethod
     def of(cls, engine: Engine, config: Config, stage: Stage) -> CachedEngine:
@@ -240,7 +268,7 @@ class CachedEngine:
         """From now on this part pays. Answers that others wrote meanwhile are taken in."""
         self._payer = f"{self._artifact}/{part}"
         self._counted.clear()
-        self._one_by_one = self._cache.begin(self._payer)
+        self._cache.refresh()
 
     def generate(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Requests → replies in the same order. Equal requests are asked once; a failed one is not kept and may be asked again later.
@@ -250,14 +278,12 @@ class CachedEngine:
         """
         call = _Call(self._cache, self._payer, self._counted, on_reply)
         asked = call.admit(requests)
-        try:
-            if self._one_by_one:
-                self._ask_alone(asked, call)
-            elif asked:
-                self._engine.generate(asked, call.told)
-        except BudgetSpentError:
-            self._cache.stop(self._payer)
-            raise
+        if asked:
+            with self._cache.asking(self._payer) as alone:
+                if alone:
+                    self._ask_alone(asked, call)
+                else:
+                    self._engine.generate(asked, call.told)
         return call.in_order()
 
     def _ask_alone(self, requests: list[Request], call: _Call) -> None:
@@ -266,9 +292,9 @@ class CachedEngine:
             if self._cache.tries(key) >= TRIES:
                 requests += call.told(Reply(request.request_id, (), "the engine died of it", 0, 0))
                 continue
-            self._cache.mark(TRY, self._payer, key)
             replies: list[Reply] = []
-            self._engine.generate([request], replies.append)
+            with self._cache.trying(self._payer, key):
+                self._engine.generate([request], replies.append)
             requests += call.told(replies[0])
 
     def close(self) -> None:
