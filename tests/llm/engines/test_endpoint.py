@@ -72,6 +72,8 @@ class Server:
                 await self.ending.wait()
             case "dripping":
                 return StreamingResponse(self.drip(), media_type="application/json")
+            case "silent":
+                return JSONResponse({name: value for name, value in completion(body).items() if name != "usage"})
             case "garbled" if self.attempts["garbled"] < 3:
                 return Response('{"choices": [{"mess', media_type="application/json")
             case "pair":
@@ -288,6 +290,24 @@ def test_endpoint_budget_is_never_overdrawn_and_the_rest_is_refused(server: Serv
     priced = ask(server, "good", requests, prompt_price=1e6, completion_price=10e6, max_cost=1031.0, concurrency=1, when_spent="reject")
     assert [(reply.error, reply.cost) for reply in priced[:2]] == [(None, 27.0), (None, 27.0)]
     assert {reply.error for reply in priced[2:]} == {"the budget is spent"}
+
+
+def test_endpoint_answer_without_usage_counts_as_the_most_that_it_can_be(server: Server) -> None:
+    requests = [request(f"q{i}", max_tokens=100) for i in range(6)]
+    limits = {"max_total_tokens": 250, "prompt_price": 1e6, "completion_price": 10e6, "concurrency": 1, "when_spent": "reject"}
+    replies = ask(server, "silent", requests, **limits)
+    assert [(reply.prompt_tokens, reply.completion_tokens, reply.cost) for reply in replies[:2]] == [(3, 100, 1003.0)] * 2
+    assert [reply.error for reply in replies] == [None, None] + ["the budget is spent"] * 4
+
+
+@pytest.mark.parametrize(("model", "attempts"), [("hanging", 2), ("page", 2), ("empty", 2), ("broken", 4)])
+def test_endpoint_attempts_that_the_server_worked_on_stay_in_the_budget(server: Server, model: str, attempts: int) -> None:
+    before = server.attempts[model]
+    # 103 tokens at most: 250 are enough for two attempts that may be billed, and for any number that are not.
+    limits = {"max_total_tokens": 250, "max_retries": 3, "timeout_s": 0.2, "max_backoff_s": 0.01, "when_spent": "reject"}
+    (reply,) = ask(server, model, [request("q", max_tokens=100)], **limits)
+    assert server.attempts[model] - before == attempts
+    assert (reply.error == "the budget is spent") == (attempts == 2)
 
 
 def test_endpoint_spent_budget_stops_with_what_was_answered_told(server: Server) -> None:

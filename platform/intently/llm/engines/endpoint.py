@@ -104,8 +104,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Completion(BaseModel):
@@ -116,11 +116,19 @@ class _Completion(BaseModel):
 
 
 class _AttemptError(Exception):
-    """One attempt failed. `wait_s` is how long the server asked to be left alone; None if it did not say."""
+    """One attempt failed.
 
-    def __init__(self, reason: str, again: bool, wait_s: float | None = None, everybody: bool = False) -> None:
+    Attributes:
+        reason: in countable words.
+        again: whether a further attempt may help.
+        wait_s: how long the server asked to be left alone; None if it did not say.
+        everybody: whether it asked that of all requests.
+        billed: whether the server has worked on it, so that it may cost as much as an answer.
+    """
+
+    def __init__(self, reason: str, again: bool, wait_s: float | None = None, everybody: bool = False, billed: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.again, self.wait_s, self.everybody = reason, again, wait_s, everybody
+        self.reason, self.again, self.wait_s, self.everybody, self.billed = reason, again, wait_s, everybody, billed
 
 
 class EndpointEngine:
@@ -202,27 +210,23 @@ class EndpointEngine:
     async def _ask(self, request: Request, num_samples: int, seed_offset: int = 0) -> Reply:
         config = self._config
         body = _body(request, num_samples, seed_offset, config)
-        prompt_tokens, completion_tokens = _most_tokens(request, num_samples)
-        most, most_cost = prompt_tokens + completion_tokens, self._cost(prompt_tokens, completion_tokens)
         async with self._slots:
             if self._failed_in_a_row >= config.give_up_after:
                 return _failed(request, f"the endpoint was given up after {config.give_up_after} failures in a row")
-            if not self._budget.reserve(most, most_cost):
-                return _failed(request, SPENT)
-            reply = await self._attempts(request, body, num_samples, most)
-        reply = _priced(reply, self._cost(reply.prompt_tokens, reply.completion_tokens))
-        used = reply.prompt_tokens + reply.completion_tokens
-        self._budget.settle(used - most, reply.cost - most_cost)
-        if not reply.error:
-            self._pace.correct(used - most)
-        return reply
+            return await self._attempts(request, body, num_samples)
 
-    async def _attempts(self, request: Request, body: Mapping[str, Any], num_samples: int, tokens: int) -> Reply:
+    async def _attempts(self, request: Request, body: Mapping[str, Any], num_samples: int) -> Reply:
+        most = _most_tokens(request, num_samples)
+        tokens, cost = sum(most), self._cost(*most)
         for attempt in range(self._config.max_retries + 1):
+            if not self._budget.reserve(tokens, cost):
+                return _failed(request, SPENT)
             await self._pace.turn(tokens)
             try:
                 reply = await self._attempt(request, body, num_samples)
             except _AttemptError as error:
+                if not error.billed:
+                    self._budget.settle(-tokens, -cost)
                 if not error.again or attempt == self._config.max_retries:
                     self._failed_in_a_row += error.again
                     return _failed(request, error.reason)
@@ -233,6 +237,11 @@ class EndpointEngine:
                 await asyncio.sleep(wait_s)
             else:
                 self._failed_in_a_row = 0
+                reply = replace(reply, cost=self._cost(reply.prompt_tokens, reply.completion_tokens))
+                unused = tokens - reply.prompt_tokens - reply.completion_tokens
+                self._budget.settle(-unused, reply.cost - cost)
+                if not reply.error:
+                    self._pace.correct(-unused)
                 return reply
         raise AssertionError("the last attempt returns")
 
@@ -248,7 +257,7 @@ class EndpointEngine:
             wait_s = _wait_of(error.response.headers)
             raise _AttemptError(_refusal(error), status in RETRIED or status >= 500, wait_s, status == TOO_MANY_REQUESTS) from error
         except (openai.APITimeoutError, TimeoutError) as error:
-            raise _AttemptError(f"the endpoint did not answer within {self._config.timeout_s:g} s", True) from error
+            raise _AttemptError(f"the endpoint did not answer within {self._config.timeout_s:g} s", True, billed=True) from error
         except openai.APIConnectionError as error:
             raise _AttemptError(f"the endpoint cannot be reached: {error.__cause__ or error}", True) from error
         return _read(request, response.text, num_samples)
@@ -339,17 +348,26 @@ def _read(request: Request, response: str, num_samples: int) -> Reply:
     try:
         completion = _Completion.model_validate_json(response)
     except ValidationError as error:
-        raise _AttemptError("the endpoint's answer is no chat completion", True) from error
+        raise _AttemptError("the endpoint's answer is no chat completion", True, billed=True) from error
     texts = tuple(choice.message.content or "" for choice in completion.choices[:num_samples])
     if not texts:
-        raise _AttemptError("the endpoint's answer holds no choice", True)
-    usage = completion.usage or _Usage()
+        raise _AttemptError("the endpoint's answer holds no choice", True, billed=True)
+    read, written = _used(completion.usage or _Usage(), request, num_samples)
     if request.choices:
         logprobs = completion.choices[0].logprobs
         if logprobs is None or not logprobs.content:
-            raise _AttemptError("the endpoint gives no log-probabilities", False)
-        return choice_reply(request, _by_choice(request, logprobs.content[0]), usage.prompt_tokens, usage.completion_tokens)
-    return Reply(request.request_id, texts, None, usage.prompt_tokens, usage.completion_tokens)
+            raise _AttemptError("the endpoint gives no log-probabilities", False, billed=True)
+        return choice_reply(request, _by_choice(request, logprobs.content[0]), read, written)
+    return Reply(request.request_id, texts, None, read, written)
+
+
+def _used(usage: _Usage, request: Request, num_samples: int) -> tuple[int, int]:
+    """(read, written): what the server counted; the most that it can be where it does not say."""
+    read, written = _most_tokens(request, num_samples)
+    return (
+        read if usage.prompt_tokens is None else usage.prompt_tokens,
+        written if usage.completion_tokens is None else usage.completion_tokens,
+    )
 
 
 def _by_choice(request: Request, place: _Place) -> list[float]:
@@ -360,10 +378,6 @@ def _by_choice(request: Request, place: _Place) -> list[float]:
         if len(begun) == 1:
             found[begun[0]] = max(found[begun[0]], each.logprob)
     return list(found.values())
-
-
-def _priced(reply: Reply, cost: float) -> Reply:
-    return replace(reply, cost=cost)
 
 
 def _join(request: Request, replies: list[Reply]) -> Reply:

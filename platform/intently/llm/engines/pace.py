@@ -1,4 +1,4 @@
-"""How fast and for how much an endpoint may be asked: requests and tokens a minute, and a budget that is never overdrawn."""
+"""How fast and for how much an endpoint may be asked: requests and tokens a minute, and a budget."""
 
 from __future__ import annotations
 
