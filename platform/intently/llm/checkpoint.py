@@ -6,7 +6,12 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-DECISIVE = ("*.safetensors", "tokenizer*", "*.jinja", "config.json")
+DECISIVE = (
+    *("*.safetensors", "*model*.bin"),  # not training_args.bin, nor what optimizers keep
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.jinja"),
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
+)
 """Files of a model folder that decide what the model says."""
 
 
@@ -15,9 +20,7 @@ def checkpoint_identity(model: str, folder: Path) -> str:
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
-    for path in sorted(
-        {*folder.rglob("*.safetensors"), *folder.rglob("tokenizer*"), *folder.rglob("*.jinja"), *folder.rglob("config.json")}
-    ):
+    for path in sorted({path for pattern in DECISIVE for path in folder.rglob(pattern) if path.is_file()}):
         status = path.stat()
         digest.update(f"{path.relative_to(folder)}:{_digest(path, status.st_size, status.st_mtime_ns)};".encode())
     return f"{model}@{digest.hexdigest()[:12]}"
