@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from intently.core.config import Resources
 from intently.core.errors import ConfigError, SchemaError
@@ -94,6 +95,25 @@ def test_train_here_object_store_refused(workspace: Workspace) -> None:
     remote = Workspace.open("mock://bucket")
     with pytest.raises(ConfigError, match="launcher"), train(fit_line, {}, config("local"), remote, "line/v/training"):
         pass
+
+
+def test_train_here_under_several_processes_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"), train(fit_line, {}, config("local"), workspace, "l/v/t"):
+        pass
+
+
+def note_memory(session: TrainSession, note: str) -> None:
+    Path(note).write_text(str(ray.get_runtime_context().get_assigned_resources()["memory"]))
+    raise SchemaError("that is all")
+
+
+def test_train_in_ray_worker_has_its_memory_set_aside(workspace: Workspace, tmp_path: Path, ray_session: None) -> None:
+    settings = TrainConfig(resources=Resources(cpus=0.5, memory_gb=0.25), max_failures=0)
+    note = tmp_path / "memory"
+    with pytest.raises(SchemaError, match="that is all"), train(note_memory, {"note": str(note)}, settings, workspace, "m/v/training"):
+        pass
+    assert float(note.read_text()) == 0.25 * 2**30
 
 
 def test_train_in_ray_worker_dies_group_resumes_and_learns(workspace: Workspace, tmp_path: Path, ray_session: None) -> None:

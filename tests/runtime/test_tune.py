@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import ray
 from intently.core.config import Resources
 from intently.core.workspace import Workspace
 from intently.runtime.tune import SweepConfig, SweepError, sweep
@@ -36,3 +37,13 @@ def test_sweep_trial_fails_is_refused_and_next_run_measures_only_the_rest(worksp
     results = sweep(square, POINTS, tmp_path, CONFIG, workspace, "squares/v/trials")
     assert results == [{"square": 1.0}, {"square": 4.0}, {"square": 9.0}]
     assert (tmp_path / "calls").read_text().split() == ["1.0", "2.0", "3.0", "3.0"]
+
+
+def memory(point: Mapping[str, float], data: None) -> dict[str, float]:
+    """Bytes that are set aside for the trial."""
+    return {"memory": ray.get_runtime_context().get_assigned_resources()["memory"]}
+
+
+def test_sweep_trial_has_its_memory_set_aside(workspace: Workspace, ray_session: None) -> None:
+    config = SweepConfig(resources=Resources(num_workers=1, cpus=0.5, memory_gb=0.25), max_failures=0)
+    assert sweep(memory, POINTS[:1], None, config, workspace, "memory/v/trials") == [{"memory": 0.25 * 2**30}]

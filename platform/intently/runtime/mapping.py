@@ -15,7 +15,7 @@ import ray.data
 
 from intently.core.config import Resources
 from intently.core.errors import IntentlyError
-from intently.runtime.session import ray_session
+from intently.runtime.session import ray_session, resource_bundle
 
 Summary = dict[str, int | float]
 
@@ -80,7 +80,7 @@ def map_parts(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(resources.num_workers, len(parts))),
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
-            memory=resources.memory_gb * 2**30 or None,
+            memory=resource_bundle(resources).get("memory"),
             resources=resources.custom or None,
             runtime_env={"env_vars": dict(env_vars or {})},
         )

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import ray
 
+from intently.core.config import Resources
+
 MINIMUM_LOGICAL_CPUS = 4
 """Actor pools hold their CPUs while the tasks that feed them wait for one: on two cores they would wait for ever."""
 
@@ -32,3 +34,9 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def resource_bundle(resources: Resources) -> dict[str, float]:
+    """What Ray sets aside for one worker, under Ray's own names (memory in bytes); what is 0 is left out."""
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_gb * 2**30, **resources.custom}
+    return {name: amount for name, amount in asked.items() if amount}

@@ -20,7 +20,7 @@ from ray import tune
 from intently.core.config import Config, Resources, operational
 from intently.core.errors import IntentlyError
 from intently.core.workspace import Workspace
-from intently.runtime.session import ray_session
+from intently.runtime.session import ray_session, resource_bundle
 
 Point = Mapping[str, float]
 Measure = Callable[[Point, Any], dict[str, float]]
@@ -74,13 +74,13 @@ def _run(
     workspace: Workspace,
     name: str,
 ) -> None:
-    resources: dict[str, float] = {"cpu": config.resources.cpus, "gpu": config.resources.gpus, **config.resources.custom}
     # Our own lines are the progress; Tune would print a table of all trials every few seconds.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     with ray_session():
         trials = [{"place": place, "point": dict(points[place]), "file": files[place]} for place in pending]
+        trainable = tune.with_parameters(_trial, measure=measure, data=data, workspace=workspace)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trial, measure=measure, data=data, workspace=workspace), resources),
+            tune.with_resources(trainable, resource_bundle(config.resources)),
             param_space={"trial": tune.grid_search(trials)},
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.num_workers),
             run_config=tune.RunConfig(
