@@ -17,12 +17,10 @@ from intently.core.job import Job, launch
 from intently.core.schema import SEMANTIC_ID
 from intently.core.workspace import Artifact, Workspace
 from intently.generative.inputs import InputConfig, item_inputs
-from intently.generative.quantiser import Quantised, QuantiserConfig, fit_quantiser, load_quantiser, put_quantiser
+from intently.generative.quantiser import TOKENIZER, Quantised, QuantiserConfig, fit_quantiser, load_quantiser, put_quantiser
 from intently.generative.semantic_ids import assign_semantic_ids
 from intently.llm.encoder import EncoderConfig, TextEncoder
 from pydantic import Field
-
-TOKENIZER = "tokenizer_version"
 
 
 class BuildSemanticIdsConfig(Config):

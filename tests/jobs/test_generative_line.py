@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from intently.core.errors import ConfigError, MissingArtifactError, SchemaError
 from intently.core.schema import CANDIDATE, EMBEDDING, ITEM
 from intently.core.workspace import Workspace, open_stage
 from intently.generative.beam import BeamConfig
-from intently.generative.generator import TrainedGenerator
+from intently.generative.generator import TrainedGenerator, put_generator
 from intently.generative.semantic_ids import semantic_id_rows
-from intently.generative.training import DecoderConfig, build_decoder
+from intently.generative.training import DecoderConfig, build_decoder, read_generator_data
 from intently.generative.training import train_generator as generator_loop
-from intently.generative.trie import code_matrix
+from intently.generative.trie import code_matrix, read_trie
 from intently.runtime.train import Store, TrainSession, train
 
 from tests.retrieval.world import NUM_USERS, RING, embeddings, history, item_of, items, user, walk, write_world
@@ -61,7 +62,7 @@ def train_to_the_first_checkpoint(session: TrainSession, **arguments: object) ->
 TRAIN = {
     "generator": {
         "decoder": {"hidden": 48, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 24, "feed_forward": 96, "text_tokens": 300},
-        "sft": {"num_epochs": 30, "batch_size": 8, "learning_rate": 6e-3},
+        "sft": {"num_epochs": 30, "batch_size": 8, "learning_rate": 6e-3, "seed": 2},  # by then not every seed has learned the ring
     },
     "harness": {"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 10},
     "beam": {"width": 12},
@@ -113,6 +114,35 @@ def test_build_semantic_ids_appended_catalogue_keeps_what_is_published(line: Wor
     assert "new" not in swapped.generate_items([item_of(0, 2)], 36)["item_id"].to_pylist()
     for artifact in (before, old_items, old_vectors):
         line.write_bytes(line.path(artifact.name, "LATEST"), artifact.version.encode())
+
+
+def test_build_semantic_ids_appended_counter_is_a_code_that_the_generator_knows(workspace: Workspace) -> None:
+    write_world(workspace)
+    counter = build_semantic_ids.BuildSemanticIdsConfig.parse({"quantiser": {"num_codes": 16, "num_levels": 3, "last_level": "counter"}})
+    before = build_semantic_ids.JOB.execute(counter, workspace)
+    put_untrained(workspace)
+    generator = TrainedGenerator.load(workspace, BeamConfig(width=37))
+    grown = pa.concat_tables([items(), ITEM.from_rows([items().slice(3, 1).to_pylist()[0] | {"item_id": "new"}])])
+    put_grown(workspace, grown, embeddings("item", grown["item_id"].to_pylist(), [*(n // RING for n in range(36)), 0]))
+    after = build_semantic_ids.JOB.execute(counter.model_copy(update={"append_to": before.version}), workspace)
+    counters = [read_trie(ids.read(), ids.version).code_counts[-1] for ids in (before, after)]
+    assert counters == [RING, RING + 1], "no item had the new one's counter before"
+    generator.swap_catalogue(after.read(), after.version)
+    assert "new" in generator.generate_items([item_of(0, 2)], 37)["item_id"].to_pylist()
+
+
+def put_untrained(workspace: Workspace) -> None:
+    """A generator with the weights that training begins with."""
+    config = train_config().generator
+    versions = {name: workspace.artifact(name).version for name in ("semantic_id", "item", "history_train")}
+    data = read_generator_data(workspace, versions, config)
+    model, vocabulary = build_decoder(config.decoder, data.titles, data.trie.code_counts, seed=0)
+    stage = open_stage(workspace, "generator", None, {}, Config())
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        vocabulary.tokenizer.save_pretrained(folder)
+        put_generator(stage, Path(folder), data.trie, config)
+    stage.finish()
 
 
 def put_grown(workspace: Workspace, grown: pa.Table, vectors: pa.Table) -> None:

@@ -24,6 +24,8 @@ from intently.core.errors import ConfigError
 from intently.core.workspace import Artifact, Stage
 
 WEIGHTS, SETTINGS = "quantiser.safetensors", "quantiser.json"
+TOKENIZER = "tokenizer_version"
+"""Note of a semantic_id: the version of the artifact `tokenizer` that holds its quantiser."""
 _BLOCK = 8192
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 
 from intently.core.config import Config
 from intently.core.errors import ConfigError
-from intently.core.workspace import Workspace
+from intently.core.workspace import Artifact, Workspace
 from intently.generative.examples import Collate, Example, ItemTokens, MixtureConfig, build_examples
+from intently.generative.quantiser import TOKENIZER, load_quantiser
 from intently.generative.sequences import SequenceConfig, Sequences, read_sequences
 from intently.generative.trie import Trie, read_trie
 from intently.generative.vocabulary import Vocabulary, add_codes, learn_tokenizer
@@ -56,7 +57,7 @@ class GeneratorData:
     """What a generator is trained on, all of it from history_train.
 
     Attributes:
-        trie: the catalogue.
+        trie: the catalogue, with as many codes a level as later items may get.
         past: sequences of history_train.
         titles: [N] in the trie's order.
         interests: ITEM_INTEREST rows where they stand.
@@ -69,8 +70,14 @@ class GeneratorData:
 
 
 def read_generator_data(workspace: Workspace, versions: Mapping[str, str], config: GeneratorConfig) -> GeneratorData:
-    """The tables at the given versions (artifact → version)."""
-    trie = read_trie(workspace.artifact("semantic_id", versions["semantic_id"]).read(), versions["semantic_id"])
+    """The tables at the given versions (artifact → version).
+
+    Raises:
+        MissingArtifactError: one of them, or the tokenizer of semantic_id, is not there.
+    """
+    semantic_ids = workspace.artifact("semantic_id", versions["semantic_id"])
+    trie = read_trie(semantic_ids.read(), semantic_ids.version)
+    trie = replace(trie, code_counts=_code_counts(semantic_ids, trie))
     items = workspace.artifact("item", versions["item"]).read(columns=["item_id", "title"])
     named = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     # An item that left the catalogue keeps its semantic ID, but nobody knows its title any more.
@@ -78,6 +85,14 @@ def read_generator_data(workspace: Workspace, versions: Mapping[str, str], confi
     history = workspace.artifact("history_train", versions["history_train"]).read(columns=["user_id", "item_ids", "behaviours"])
     interests = workspace.artifact("item_interest", versions["item_interest"]).read() if "item_interest" in versions else None
     return GeneratorData(trie, read_sequences(history, trie.ids, config.sequences), titles, interests)
+
+
+def _code_counts(semantic_ids: Artifact, trie: Trie) -> tuple[int, ...]:
+    """[L] what the quantiser can give, a counter included; what is given already where the quantiser is not known."""
+    tokenizer = semantic_ids.manifest.notes.get(TOKENIZER)
+    if tokenizer is None:
+        return trie.code_counts
+    return (load_quantiser(semantic_ids.workspace.artifact("tokenizer", tokenizer)).config.num_codes,) * trie.depth
 
 
 def build_decoder(config: DecoderConfig, titles: list[str], code_counts: tuple[int, ...], seed: int) -> tuple[PreTrainedModel, Vocabulary]:

@@ -49,7 +49,7 @@ class Trie:
         level_starts: [L + 1] the first node of each level.
         fan_outs: [L] the most children that a node of each level has; level 0 is the root's.
         ends: [L + 1] whether some item ends at this depth.
-        code_counts: [L] one more than the largest code of each level.
+        code_counts: [L] codes of each level: one more than the largest, unless more are known to exist.
     """
 
     version: str
