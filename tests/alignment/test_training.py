@@ -16,7 +16,7 @@ from intently.core.errors import ConfigError
 from intently.core.schema import CHAT_EXAMPLE
 from intently.llm.contract import Message
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 TINY = TrainingConfig(
     student=StudentConfig(vocabulary=600, hidden=32, layers=1, heads=2, kv_heads=1, head_size=32, feed_forward=64),
@@ -29,6 +29,10 @@ TINY = TrainingConfig(
     threads=1,
     checkpoint_every=5,
 )
+
+
+class KilledError(Exception):
+    """Stands for a machine that is gone."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,18 @@ def test_train_killed_and_started_again_gives_the_same_weights(examples, trained
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (trained[1], tmp_path / "model"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_train_killed_while_the_tokenizer_is_saved_goes_on(examples, tmp_path, monkeypatch):
+    def die(tokenizer, folder):
+        Path(folder).mkdir()
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(PreTrainedTokenizerFast, "save_pretrained", die)
+        train(examples, TINY, tmp_path, until=1)
+    assert len(train(examples, TINY, tmp_path, until=1)) == 1
+    assert {path.name for path in tmp_path.glob("tokenizer*")} == {"tokenizer"}
 
 
 def test_train_without_examples_is_refused(tmp_path):

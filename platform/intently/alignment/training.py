@@ -9,6 +9,7 @@ Shapes: B examples of a batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -305,12 +306,14 @@ def _tokenizer(examples: pa.Table, config: TrainingConfig, work: Path) -> PreTra
     """That of the model that a run goes on from, or the one that it began with, else a new one."""
     if config.start is not None:
         return PreTrainedTokenizerFast.from_pretrained(start_folder(config.start))
-    folder = work / "tokenizer"
+    folder, unfinished = work / "tokenizer", work / "tokenizer.unfinished"
     if not folder.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
         rows = np.random.default_rng([config.seed, 2]).permutation(examples.num_rows)[:_TEXTS_FOR_TOKENIZER]
         part = examples.take(pa.array(np.sort(rows)))
         texts = part["prompt"].to_pylist() + part["completion"].to_pylist()
-        train_tokenizer(texts, config.student.vocabulary, config.student.context).save_pretrained(folder)
+        train_tokenizer(texts, config.student.vocabulary, config.student.context).save_pretrained(unfinished)
+        unfinished.rename(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
