@@ -4,8 +4,8 @@
         [--catalogues NAME …] [--quick] [--json FILE]
 
 FOLDER holds movielens_1m, amazon_beauty and amazon_cellphones as prepared Parquet sets. Of the first two a fifth of the people and of the
-items are kept from the teacher (told by a hash), but for the categories, decades and brands of these items; of the third everything is. People are asked chunk after chunk with the student's own
-earlier answers before them, on the training part of their log.
+items are kept from the teacher (told by a hash), but for the categories, decades and brands of these items; of the third everything is.
+People are asked chunk after chunk with the student's own earlier answers before them, on the training part of their log.
 
 - Facts: what a chunk's liked items have more of than everybody's, by rule (`alignment.catalogue_answers`); the student was taught to say
   this, so precision and recall say how well it learned to count, not what people want. Beside it a baseline without a language model:

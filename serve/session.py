@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from intently.core.schema import Behaviour
+from intently.retrieval.interactions import BehaviourConfig
 
 from serve.settings import SessionConfig
 
-DISLIKED_STARS = 2.0
-"""A rating of so many stars, or fewer, is no reason for more of the same."""
+MIN_RATING = BehaviourConfig().min_rating
+"""A rating of fewer stars is no reason for more of the same, as where the towers are trained."""
 LINE = {"event_id": str, "user_id": str, "item_id": str | None, "query": str | None, "value": float | int | None}
 """What a line of the log holds; behaviour and times are checked where they are read."""
 
@@ -42,7 +43,7 @@ class SessionEvent:
 
 def is_dislike(behaviour: str, value: float | None) -> bool:
     """Whether an event says that its item is not wanted."""
-    return behaviour == Behaviour.RATING and value is not None and value <= DISLIKED_STARS
+    return behaviour == Behaviour.RATING and value is not None and value < MIN_RATING
 
 
 class Sessions:

@@ -75,7 +75,7 @@ def rated(rows: dict[str, list[tuple[str, float | None]]]) -> pa.Table:
 
 
 def test_ratings_below_min_rating_are_seen_and_nothing_else() -> None:
-    table = rated({"u": [("a", 1.0), ("b", 2.0), ("zzz", 1.0)], "v": [("c", None), ("b", 5.0), ("a", 0.5)]})
+    table = rated({"u": [("a", 2.0), ("b", 3.0), ("zzz", 1.0)], "v": [("c", None), ("b", 5.0), ("a", 0.5)]})
     past = read_interactions(table, ITEMS, RATING)
     assert (past.offsets.tolist(), past.items.tolist()) == ([0, 1, 3], [1, 2, 1])
     assert past.disliked.tolist() == [[0, 0], [1, 0]]

@@ -36,7 +36,7 @@ class BehaviourConfig(Config):
         WEIGHTS, min_length=1, description="behaviours that are foretold, with their weight in the loss; an item counts by its strongest"
     )
     min_rating: float = Field(
-        2.0, ge=0, description="a rating of fewer stars is a dislike: its item counts as seen, and for nothing else; 0: every rating counts"
+        3.0, ge=0, description="a rating of fewer stars is a dislike: its item counts as seen, and for nothing else; 0: every rating counts"
     )
 
     @model_validator(mode="after")
