@@ -163,12 +163,13 @@ class Reloader:
 
     def _look(self, again: bool) -> tuple[ReloadOutcome, str, State | None] | None:
         """What came of one look; None if it met the set that was refused before."""
+        refused, self._refused = self._refused, {}
         wanted = newest_versions(self._workspace)
         if wanted == self._state.versions:
             return ReloadOutcome.CURRENT, "the newest tables are in use", None
-        if wanted == self._refused and not again:
-            return None
         self._refused = wanted
+        if wanted == refused and not again:
+            return None
         apart = disagreements(self._workspace, wanted)
         if apart:
             return ReloadOutcome.WAITING, "; ".join(apart), None

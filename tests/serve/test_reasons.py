@@ -163,3 +163,12 @@ def test_redis_two_publications_at_once_are_refused(tmp_path: Path, client: redi
 def test_reasons_settings_refuse_a_password_in_the_address() -> None:
     with pytest.raises(ConfigError, match="redis_password_env"):
         ReasonsConfig.parse({"redis_url": "redis://:s3cret@host:6379/0"})
+
+
+def test_file_that_cannot_be_read_any_more_costs_reasons_only(tmp_path: Path) -> None:
+    store = LmdbReasons(write(tmp_path / "a.lmdb", *ROWS), "v1")
+    reasons = Reasons(store, cache_items=2)
+    assert reasons.find("i", ["x"]) is not None
+    store._environment.close()
+    found = reasons.find_all(["i", "j"], ["x"])
+    assert found.failed and [one.text if one else None for one in found.reasons] == ["for x", None]

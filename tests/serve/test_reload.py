@@ -291,3 +291,18 @@ def test_watch_goes_on_after_an_error_that_nobody_foresaw(moving: Workspace) -> 
         reloader.close()
 
     asyncio.run(run())
+
+
+def test_look_after_a_workspace_that_was_away_for_a_moment_tries_what_was_refused_again(moving: Workspace) -> None:
+    async def run() -> None:
+        reloader = Reloader(moving, lambda _: State.load(moving), State.load(moving), lambda _: None, watch_s=60)
+        write_fusion(moving, 0.9, towers="of-another-run")
+        assert (await reloader.check()).outcome == "waiting"
+        moved = Path(moving.root) / "tag"
+        moved.rename(moved.with_name("away"))
+        assert "'tag'" in (await reloader.check()).detail
+        moved.with_name("away").rename(moved)
+        assert (await reloader.check()).outcome == "waiting"
+        reloader.close()
+
+    asyncio.run(run())
