@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import build_ctr_samples
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 import train_ctr
+import yaml
 from intently.core.errors import ConfigError, SchemaError
 from intently.core.schema import CHUNK, EMBEDDING, HISTORY, ITEM, TABLES, USER_INTEREST
 from intently.core.workspace import Workspace, open_stage
@@ -29,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 NUM_USERS = 12
+ROOT = Path(__file__).parents[2]
 SAMPLES = build_ctr_samples.BuildCtrSamplesConfig.parse({"samples": {"min_events": 1}})
 MODEL = {"backbone": "din", "dim": 8, "hidden": [16], "history": 1, "interests": True, "item_knowledge": True}
 LEARNING = {"num_epochs": 12, "patience": 12, "batch_size": 48, "learning_rate": 0.02}
@@ -193,6 +198,26 @@ def test_train_ctr_taken_up_after_it_had_ended_trains_no_further(world: Workspac
             curves.append(result.history)
     assert 3 <= len(curves[0]) < 40
     assert curves[1] == curves[0]
+
+
+def test_train_ctr_under_torchrun_is_one_run_of_two_processes(world: Workspace, tmp_path: Path) -> None:
+    learning = {**LEARNING, "num_epochs": 3}
+    alone = train_ctr.JOB.execute(trained(histograms=True, learning=learning), world)
+    apart = Workspace.open(tmp_path)
+    write_world(apart)
+    build_ctr_samples.JOB.execute(SAMPLES, apart)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(trained(histograms=True, learning=learning).model_dump(mode="json")))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "jobs/train_ctr.py", "--config", str(config), "--workspace", apart.root]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "platform"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train_ctr: test, ") == 1, "one process goes on behind the loop"
+    together = apart.artifact("ctr_model")
+    assert together.version == alone.version
+    wanted = {name: value for name, value in alone.manifest.metrics.items() if not name.startswith("seconds")}
+    assert {name: together.manifest.metrics[name] for name in wanted} == pytest.approx(wanted, rel=2e-3)
+    assert not list(Path(apart.path("ctr_model")).glob("*/training"))
 
 
 def append(workspace: Workspace, day: pa.Table) -> None:

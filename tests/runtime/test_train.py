@@ -97,12 +97,6 @@ def test_train_here_object_store_refused(workspace: Workspace) -> None:
         pass
 
 
-def test_train_here_under_several_processes_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"), train(fit_line, {}, config("local"), workspace, "l/v/t"):
-        pass
-
-
 def note_memory(session: TrainSession, note: str) -> None:
     Path(note).write_text(str(ray.get_runtime_context().get_assigned_resources()["memory"]))
     raise SchemaError("that is all")

@@ -4,7 +4,8 @@ A loop is a plain function `loop(session, **arguments)`. It builds its module, a
 `session.resume(engine)` and calls `session.end_epoch(...)` after each epoch. It knows nothing of Ray, so that it runs
 
 - in a Ray TorchTrainer (`launcher: ray`): gloo on CPU, NCCL on GPU, restarted from the last checkpoint when a worker dies;
-- in this very process (`launcher: local`), which is the whole group: for several workers there is Ray.
+- in this very process (`launcher: local`), or in the processes of `torchrun`, which sets RANK and WORLD_SIZE itself. The first of them goes
+  on behind the loop; the others end there.
 
 The run's name must stand for everything that decides its result (an artifact's version does): a run of the same name in the same
 folder goes on where it was killed, and one that is complete gives its result at once.
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +52,7 @@ class TrainConfig(Config):
     """Where and how a training loop runs; epochs, batch and learning rate are the loop's own."""
 
     deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="ZeRO stage, precision, clipping")
-    launcher: Literal["ray", "local"] = operational("ray", description="ray: a TorchTrainer; local: this process alone")
+    launcher: Literal["ray", "local"] = operational("ray", description="ray: a TorchTrainer; local: this process, or torchrun's")
     resources: Resources = operational(Resources(num_workers=1, cpus=1), description="of one training worker; cpus are its torch threads")
     max_failures: int = operational(1, ge=0, description="times that the group is restarted after a worker died")
     checkpoint_every: int = operational(5, ge=1, description="epochs between checkpoints (about 2 s each); the last is always kept")
@@ -168,7 +170,8 @@ def train(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig, workspa
         workspace: checkpoints are kept in it, under `name`.
         name: a path that stands for everything that decides the result, such as `towers/<version>/training`.
     Raises:
-        ConfigError: the local launcher is asked for several workers, or for an object store.
+        ConfigError: the local launcher is asked for an object store.
+        SystemExit: in every process of torchrun but the first, once the loop has ended.
         IntentlyError: as raised in the loop.
         ray.train.TrainingFailedError: workers died more often than `max_failures`.
     """
@@ -245,20 +248,21 @@ class _RayStore:
 def _train_here(loop: Loop, arguments: Mapping[str, Any], config: TrainConfig, workspace: Workspace, name: str, folder: Path) -> None:
     if not isinstance(workspace.filesystem, LocalFileSystem):
         raise ConfigError("launcher", "local", "keeps its checkpoints in a folder; for an object store use launcher: ray")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size > 1:
-        # What follows the loop in a job is for one process: it deletes checkpoints that others would still be reading.
-        raise ConfigError("launcher", "local", f"is one process, and WORLD_SIZE is {world_size}; for several workers use launcher: ray")
     torch.set_num_threads(max(1, int(config.resources.cpus)))
     store = _WorkspaceStore(workspace, name)
     with process_group(config) as device:
-        loop(TrainSession(0, 1, device, config, name.split("/")[0], store), **arguments)
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        loop(TrainSession(rank, world_size, device, config, name.split("/")[0], store), **arguments)
+        torch.distributed.barrier()
+    if rank > 0:
+        # What follows writes artifacts and deletes checkpoints: it is for one process.
+        sys.exit()
     assert store.latest(folder), f"{name}: the loop ended without an epoch"
 
 
 @contextmanager
 def process_group(config: TrainConfig) -> Iterator[torch.device]:
-    """A group of torch.distributed of this process alone.
+    """torch.distributed from torchrun's environment, else a group of this process alone.
 
     DeepSpeed keeps hold of the first group of a process, so the group is made once and lives as long as the process.
     """
@@ -299,7 +303,10 @@ class _WorkspaceStore:
         root = Path(self.workspace.path(self.name))
         kept = root / f"epoch-{epoch:06d}"
         shutil.copytree(folder, kept, ignore=shutil.ignore_patterns(PROGRESS), dirs_exist_ok=True)
-        self.workspace.write_bytes(str(kept / PROGRESS), (folder / PROGRESS).read_bytes())
-        for old in root.glob("epoch-*"):
-            if old < kept:
-                shutil.rmtree(old)
+        torch.distributed.barrier()
+        if (folder / PROGRESS).exists():
+            self.workspace.write_bytes(str(kept / PROGRESS), (folder / PROGRESS).read_bytes())
+            for old in root.glob("epoch-*"):
+                if old < kept:
+                    shutil.rmtree(old)
+        torch.distributed.barrier()
