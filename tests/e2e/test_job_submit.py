@@ -49,6 +49,7 @@ TINY: dict[str, list[str]] = {
     "train_generator": ["generator.sft.num_epochs=1", "max_users=8", "beam.width=10", "harness.launcher=local"],
     "train_policy": ["policy.grpo.num_rounds=1", "policy.grpo.rollouts_per_round=1", "policy.grpo.prompts=4"],
     "mine_interest_tree": ["tree.mining.sampling.num_samples=2"],
+    "label_interest_ratings": ["labels.share=1"],
 }
 """Settings that make a job small; they do not change what it does."""
 # These train by the jobs of the line, which have gone through Ray Train by then.
