@@ -62,7 +62,7 @@ def train_to_the_first_checkpoint(session: TrainSession, **arguments: object) ->
 TRAIN = {
     "generator": {
         "decoder": {"hidden": 48, "layers": 2, "heads": 2, "kv_heads": 2, "head_size": 24, "feed_forward": 96, "text_tokens": 300},
-        "sft": {"num_epochs": 30, "batch_size": 8, "learning_rate": 6e-3, "seed": 2},  # by then not every seed has learned the ring
+        "sft": {"num_epochs": 60, "batch_size": 8, "learning_rate": 6e-3},
     },
     "harness": {"launcher": "local", "resources": {"cpus": 1}, "checkpoint_every": 10},
     "beam": {"width": 12},
@@ -80,7 +80,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterato
     workspace = Workspace.open(tmp_path_factory.mktemp("line"))
     write_world(workspace)
     build_semantic_ids.JOB.execute(IDS, workspace)
-    train_generator.JOB.execute(train_config(harness={"resources": {"cpus": 0.5}, "checkpoint_every": 30}), workspace)
+    train_generator.JOB.execute(train_config(harness={"resources": {"cpus": 0.5}, "checkpoint_every": 60}), workspace)
     yield workspace
 
 
@@ -157,7 +157,7 @@ def test_train_generator_learns_the_next_step(line: Workspace) -> None:
     metrics = line.artifact("generator_metric").manifest.metrics
     assert metrics["hr1"] > 0.7
     curve = line.artifact("generator").manifest.metrics
-    assert curve["loss_epoch_30"] < 0.4 * curve["loss_epoch_1"]
+    assert curve["loss_epoch_60"] < 0.4 * curve["loss_epoch_1"]
     assert not list(Path(line.path("generator")).glob("*/training"))
     rows = line.artifact("generator_metric").read().to_pylist()
     assert {(row["split"], row["filter_seen"]) for row in rows} == {(s, f) for s in ("validation", "test") for f in (False, True)}
