@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 import train_rating_models
 from intently.core.config import Config
-from intently.core.schema import CHUNK, HISTORY, ITEM, Table
+from intently.core.errors import SchemaError
+from intently.core.schema import CHUNK, HISTORY, INTEREST_NODE, ITEM, Table
 from intently.core.workspace import Workspace, open_stage
 
 pytestmark = [
@@ -79,6 +80,14 @@ def inputs(workspace: Workspace) -> Workspace:
 
 def kept(workspace: Workspace) -> pa.Table:
     return workspace.artifact("user_interest").read()
+
+
+def test_label_interest_ratings_of_trees_over_another_cut_of_chunks_refused(inputs: Workspace) -> None:
+    stage = open_stage(inputs, "interest_node", INTEREST_NODE, {"chunk": "earlier"}, Config())
+    stage.write("bucket-00000", INTEREST_NODE.empty())
+    stage.finish()
+    with pytest.raises(SchemaError, match=r"interest_node: version .* was made from chunk@earlier"):
+        label_interest_ratings.run(label_interest_ratings.LabelInterestRatingsConfig.parse({"engine": ENGINE}), inputs)
 
 
 def test_tree_line_learns_from_its_own_trees_which_reading_to_keep(inputs: Workspace) -> None:
